@@ -1,0 +1,1 @@
+"""Data: samples, shards, loaders, transforms, the synthetic generator."""

@@ -1,0 +1,64 @@
+"""One sample of any data set, and what its labels mean: the two types every source, shard and loader share."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+FieldKind = Literal["class", "multilabel", "distribution", "value"]
+
+
+@dataclass(frozen=True)
+class LabelField:
+    """The meaning of one label: its kind and, where it has classes, their names in index order.
+
+    Kinds and what a sample's ``labels[name]`` holds:
+
+    - ``class``: one class name (str);
+    - ``multilabel``: a list of class names;
+    - ``distribution``: a list of ``len(classes)`` non-negative numbers (votes or probabilities);
+    - ``value``: one float between ``low`` and ``high`` (the scale of the raters).
+
+    A label that a sample does not have is absent from its ``labels``.
+    """
+
+    kind: FieldKind
+    classes: tuple[str, ...] = ()
+    low: float | None = None
+    high: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the form written in ``index.json``; defaults are left out."""
+        return {key: list(value) if isinstance(value, tuple) else value
+                for key, value in asdict(self).items() if value not in ((), None)}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> LabelField:
+        """Returns the field that ``to_json`` wrote."""
+        return cls(kind=data["kind"], classes=tuple(data.get("classes", ())), low=data.get("low"), high=data.get("high"))
+
+
+@dataclass
+class Sample:
+    """One encoded image with everything known about it.
+
+    ``image`` holds the undecoded file; ``extension`` is ``jpg``, ``png`` or ``webp``. ``person_boxes`` are
+    ``[x0, y0, x1, y1]`` in pixels of the image as displayed (after EXIF orientation), most prominent person first.
+    ``text`` is the list of captions (any may serve as the prompt). ``key`` is unique in its data set.
+    """
+
+    key: str
+    image: bytes
+    extension: str
+    labels: dict[str, Any] = field(default_factory=dict)
+    text: list[str] = field(default_factory=list)
+    person_boxes: list[list[float]] = field(default_factory=list)
+    source: str = ""
+    split: str = "train"
+
+    def metadata(self) -> bytes:
+        """Returns the bytes of ``KEY.json``: the same sample always gives the same bytes."""
+        record = {"id": self.key, "labels": self.labels, "text": self.text, "person_boxes": self.person_boxes,
+                  "source": self.source, "split": self.split}
+        return json.dumps(record, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()

@@ -1,0 +1,1 @@
+"""Raw download layouts, one file per layout, each read into Samples."""

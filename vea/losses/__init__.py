@@ -1,0 +1,1 @@
+"""Loss functions, each a few lines next to its formula."""

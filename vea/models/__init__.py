@@ -1,0 +1,1 @@
+"""Backbones, the masked autoencoder, fusion, teachers, heads."""

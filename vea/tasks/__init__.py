@@ -1,0 +1,1 @@
+"""Tasks: model + loss, the only thing the engine knows."""
