@@ -86,7 +86,6 @@ class TrainConfig(Section):
     ema_decay: float | None = Field(None, gt=0, lt=1)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: bool = False
-    strategy: Literal["ddp", "fsdp2"] = "ddp"
     log_every: int = Field(20, ge=1)
     eval_every: int | None = Field(None, ge=1, description="steps between validations; the last step always validates")
     checkpoint_every: int = Field(500, ge=1)
@@ -105,7 +104,7 @@ class TrainConfig(Section):
 class TrackingConfig(Section):
     """Where curves go beside ``metrics.jsonl``, which is always written."""
 
-    backend: Literal["wandb", "trackio", "none"] = "wandb"
+    backend: Literal["wandb", "none"] = "wandb"
     mode: Literal["offline", "online"] = "offline"
     project: str = "vea"
     group: str | None = None
