@@ -49,8 +49,10 @@ class DataConfig(Section):
     @model_validator(mode="after")
     def _batch_divides(self) -> DataConfig:
         if self.global_batch_size % self.virtual_readers:
-            raise ValueError(f"global_batch_size ({self.global_batch_size}) must be a multiple of "
-                             f"virtual_readers ({self.virtual_readers})")
+            raise ValueError(
+                f"global_batch_size ({self.global_batch_size}) must be a multiple of "
+                f"virtual_readers ({self.virtual_readers})"
+            )
         return self
 
 
@@ -74,7 +76,9 @@ class TrainConfig(Section):
     """The optimizer, its schedule, and what the engine does every so many steps."""
 
     steps: int = Field(ge=1)
-    max_micro_batch: int | None = Field(None, ge=1, description="most samples per rank in one forward; the rest is accumulated")
+    max_micro_batch: int | None = Field(
+        None, ge=1, description="most samples per rank in one forward; beyond it, gradients accumulate"
+    )
     optimizer: Literal["adamw", "sgd", "lamb", "muon"] = "adamw"
     base_lr: float = Field(1e-3, gt=0, description="learning rate at a global batch of 256 (blr of MAE)")
     min_lr: float = Field(0.0, ge=0)
@@ -124,7 +128,7 @@ class EncoderConfig(Section):
 
     name: str = "vit_base_patch16_224"
     args: dict[str, Any] = {}
-    pretrained: str | None = Field(None, description="a local weight file; timm's own weights are never downloaded unasked")
+    pretrained: str | None = Field(None, description="a local weight file; nothing is downloaded")
 
 
 class DecoderConfig(Section):
@@ -259,7 +263,9 @@ ConfigT = TypeVar("ConfigT", bound=RunConfig)
 def _merge(low: dict, high: dict) -> dict:
     merged = dict(low)
     for key, value in high.items():
-        merged[key] = _merge(merged[key], value) if isinstance(value, dict) and isinstance(merged.get(key), dict) else value
+        merged[key] = (
+            _merge(merged[key], value) if isinstance(value, dict) and isinstance(merged.get(key), dict) else value
+        )
     return merged
 
 
@@ -287,7 +293,8 @@ def _parse_value(text: str) -> Any:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         return text
-    return text if value is None and text not in ("null", "~", "") else value  # "1e-4" stays a string: pydantic coerces it
+    # YAML 1.1 reads "1e-4" as a string; pydantic turns it into the float that was meant
+    return text if value is None and text not in ("null", "~", "") else value
 
 
 def apply_override(data: dict[str, Any], override: str) -> None:
@@ -309,7 +316,9 @@ def apply_override(data: dict[str, Any], override: str) -> None:
         else:
             raise TypeError
     except (ValueError, IndexError, TypeError):
-        raise VeaError(f"override {override!r} does not fit the config: {'.'.join(parents)} has no entry {last!r}") from None
+        raise VeaError(
+            f"override {override!r} does not fit the config: {'.'.join(parents)} has no entry {last!r}"
+        ) from None
 
 
 def _keys_of(schema: Any, location: tuple) -> list[str]:
@@ -330,7 +339,8 @@ def _sentence(error: ValidationError, schema: type[BaseModel], where: str) -> st
     first = error.errors()[0]
     location = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        return f"{where}: unknown key {location!r}{did_you_mean(str(first['loc'][-1]), _keys_of(schema, first['loc'][:-1]))}"
+        near = did_you_mean(str(first["loc"][-1]), _keys_of(schema, first["loc"][:-1]))
+        return f"{where}: unknown key {location!r}{near}"
     if first["type"] == "missing":
         return f"{where}: {location!r} is required and not set"
     message = first["msg"].removeprefix("Value error, ")
@@ -339,7 +349,7 @@ def _sentence(error: ValidationError, schema: type[BaseModel], where: str) -> st
 
 
 def load_config(path: str | Path, overrides: list[str] | None = None, *, schema: type[ConfigT] | None = None) -> Any:
-    """Returns the checked config in ``path`` with ``overrides`` applied; ``recipe:`` chooses the schema if none is given.
+    """Returns the checked config in ``path`` with ``overrides`` applied; its ``recipe:`` chooses the schema.
 
     Raises:
         VeaError: the file, a key or a value is wrong; the sentence names the key and its nearest neighbour.

@@ -66,8 +66,10 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
         except OSError as error:
             if debug or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
                 raise
-            print(f"error: {error.strerror}: {error.filename or 'while writing'}; free or change it and run again",
-                  file=sys.stderr)
+            print(
+                f"error: {error.strerror}: {error.filename or 'while writing'}; free or change it and run again",
+                file=sys.stderr,
+            )
             return 1
 
     return guarded

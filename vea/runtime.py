@@ -84,8 +84,12 @@ def start(config: RuntimeConfig, *, precision: str = "auto") -> Runtime:
     if precision == "auto":
         precision = "bf16" if use_cuda and torch.cuda.is_bf16_supported() else "fp32"
     if world_size > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if use_cuda else "gloo", rank=rank, world_size=world_size,
-                                timeout=timedelta(seconds=config.timeout_s))
+        dist.init_process_group(
+            "nccl" if use_cuda else "gloo",
+            rank=rank,
+            world_size=world_size,
+            timeout=timedelta(seconds=config.timeout_s),
+        )
     return Runtime(device, rank, world_size, local_rank, {"bf16": torch.bfloat16, "fp32": torch.float32}[precision])
 
 
@@ -107,7 +111,7 @@ class _AllGather(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
         gradient = gradient.contiguous()
         dist.all_reduce(gradient)
-        return gradient[dist.get_rank() * ctx.rows:(dist.get_rank() + 1) * ctx.rows]
+        return gradient[dist.get_rank() * ctx.rows : (dist.get_rank() + 1) * ctx.rows]
 
 
 def all_gather(tensor: Tensor) -> Tensor:

@@ -30,13 +30,18 @@ class LabelField:
 
     def to_json(self) -> dict[str, Any]:
         """Returns the form written in ``index.json``; defaults are left out."""
-        return {key: list(value) if isinstance(value, tuple) else value
-                for key, value in asdict(self).items() if value not in ((), None)}
+        return {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in asdict(self).items()
+            if value not in ((), None)
+        }
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> LabelField:
         """Returns the field that ``to_json`` wrote."""
-        return cls(kind=data["kind"], classes=tuple(data.get("classes", ())), low=data.get("low"), high=data.get("high"))
+        return cls(
+            kind=data["kind"], classes=tuple(data.get("classes", ())), low=data.get("low"), high=data.get("high")
+        )
 
 
 @dataclass
@@ -59,6 +64,12 @@ class Sample:
 
     def metadata(self) -> bytes:
         """Returns the bytes of ``KEY.json``: the same sample always gives the same bytes."""
-        record = {"id": self.key, "labels": self.labels, "text": self.text, "person_boxes": self.person_boxes,
-                  "source": self.source, "split": self.split}
+        record = {
+            "id": self.key,
+            "labels": self.labels,
+            "text": self.text,
+            "person_boxes": self.person_boxes,
+            "source": self.source,
+            "split": self.split,
+        }
         return json.dumps(record, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()

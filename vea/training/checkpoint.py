@@ -43,19 +43,27 @@ def write_text(path: Path, text: str) -> None:
 def _is_disk_full(error: Exception) -> bool:
     text = str(error).lower()
     return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or any(
-        phrase in text for phrase in ("no space left", "quota", "file too large", "os error 28", "pytorchstreamwriter"))
+        phrase in text for phrase in ("no space left", "quota", "file too large", "os error 28", "pytorchstreamwriter")
+    )
 
 
-def _write_folder(folder: Path, *, weights: dict[str, dict[str, Tensor]], state: dict[str, Any],
-                  optimizer: dict[str, Any] | None = None) -> None:
+def _write_folder(
+    folder: Path,
+    *,
+    weights: dict[str, dict[str, Tensor]],
+    state: dict[str, Any],
+    optimizer: dict[str, Any] | None = None,
+) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir()
         for name, tensors in weights.items():
-            save_file({key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()},
-                      temporary / f"{name}.safetensors")
+            save_file(
+                {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()},
+                temporary / f"{name}.safetensors",
+            )
         if optimizer is not None:
             torch.save(optimizer, temporary / "optimizer.pt")
         (temporary / "state.json").write_text(json.dumps(state, indent=1, ensure_ascii=False), encoding="utf-8")
@@ -74,14 +82,24 @@ def _write_folder(folder: Path, *, weights: dict[str, dict[str, Tensor]], state:
     except (OSError, SafetensorError, RuntimeError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         if _is_disk_full(error):
-            raise RunError(f"no space left to write {folder}; earlier checkpoints are whole: free space and run the "
-                           "same command again") from error
+            raise RunError(
+                f"no space left to write {folder}; earlier checkpoints are whole: free space and run the "
+                "same command again"
+            ) from error
         raise
 
 
-def save_checkpoint(run_dir: Path, *, step: int, weights: dict[str, dict[str, Tensor]], optimizer: dict[str, Any],
-                    state: dict[str, Any], keep_last: int, keep_every: int | None) -> Path:
-    """Returns the folder of the checkpoint written for ``step``; older ones beyond ``keep_last`` are pruned after it."""
+def save_checkpoint(
+    run_dir: Path,
+    *,
+    step: int,
+    weights: dict[str, dict[str, Tensor]],
+    optimizer: dict[str, Any],
+    state: dict[str, Any],
+    keep_last: int,
+    keep_every: int | None,
+) -> Path:
+    """Returns the folder written for ``step``; checkpoints beyond ``keep_last`` are pruned after it."""
     folder = run_dir / "checkpoints" / STEP_FOLDER.format(step)
     _write_folder(folder, weights=weights, optimizer=optimizer, state={"step": step, **state})
     for old in list_checkpoints(run_dir)[:-keep_last]:
@@ -90,8 +108,9 @@ def save_checkpoint(run_dir: Path, *, step: int, weights: dict[str, dict[str, Te
     return folder
 
 
-def save_weights(folder: str | Path, state_dict: dict[str, Tensor], metadata: dict[str, Any],
-                 ema: dict[str, Tensor] | None = None) -> None:
+def save_weights(
+    folder: str | Path, state_dict: dict[str, Tensor], metadata: dict[str, Any], ema: dict[str, Tensor] | None = None
+) -> None:
     """Writes ``model.safetensors`` (and ``ema.safetensors``) with ``state.json`` = ``metadata``, atomically."""
     weights = {"model": state_dict} | ({"ema": ema} if ema is not None else {})
     _write_folder(Path(folder), weights=weights, state=metadata)
@@ -119,11 +138,14 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except FileNotFoundError:
-        raise RunError(f"{path} is missing: the checkpoint is broken; remove its folder to go on from an earlier one "
-                       "or copy it again") from None
+        raise RunError(
+            f"{path} is missing: the checkpoint is broken; remove its folder to go on from an earlier one "
+            "or copy it again"
+        ) from None
     except (SafetensorError, OSError, ValueError) as error:
-        raise RunError(f"{path} is broken ({error}); remove its folder to go on from an earlier checkpoint or copy it "
-                       "again") from None
+        raise RunError(
+            f"{path} is broken ({error}); remove its folder to go on from an earlier checkpoint or copy it again"
+        ) from None
 
 
 def _read_state(path: Path) -> dict[str, Any]:
@@ -136,7 +158,9 @@ def _read_state(path: Path) -> dict[str, Any]:
     return state
 
 
-def read_checkpoint(folder: str | Path) -> tuple[dict[str, Tensor], dict[str, Tensor] | None, dict[str, Any], dict[str, Any]]:
+def read_checkpoint(
+    folder: str | Path,
+) -> tuple[dict[str, Tensor], dict[str, Tensor] | None, dict[str, Any], dict[str, Any]]:
     """Returns (weights, EMA weights or None, optimizer state, state) of one checkpoint folder.
 
     Raises:
@@ -145,20 +169,24 @@ def read_checkpoint(folder: str | Path) -> tuple[dict[str, Tensor], dict[str, Te
     """
     folder = Path(folder)
     if not (folder / "state.json").is_file():
-        raise VeaError(f"{folder} is not a checkpoint (no state.json in it); give a folder like RUN/checkpoints/step_00000500")
+        raise VeaError(
+            f"{folder} is not a checkpoint (no state.json in it); give a folder like RUN/checkpoints/step_00000500"
+        )
     state = _read_state(folder / "state.json")
     weights = _read_tensors(folder / "model.safetensors")
     ema = _read_tensors(folder / "ema.safetensors") if (folder / "ema.safetensors").is_file() else None
     try:
         optimizer = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types for a damaged file
-        raise RunError(f"{folder / 'optimizer.pt'} is broken ({str(error).splitlines()[0]}); remove its folder to go on "
-                       "from an earlier checkpoint") from None
+        raise RunError(
+            f"{folder / 'optimizer.pt'} is broken ({str(error).splitlines()[0]}); remove its folder to go on "
+            "from an earlier checkpoint"
+        ) from None
     return weights, ema, optimizer, state
 
 
 def find_weights(path: str | Path, *, prefer: str = "best") -> Path:
-    """Returns the folder that holds the weights of ``path``: a run (best/, else final/, else newest checkpoint) or a folder of weights."""
+    """Returns the folder with the weights of ``path``: itself, or a run's best/, final/ or newest checkpoint."""
     path = Path(path)
     if not path.exists():
         raise VeaError(f"no run or weights at {path}; give a run folder, a checkpoint folder or a .safetensors file")
@@ -167,11 +195,15 @@ def find_weights(path: str | Path, *, prefer: str = "best") -> Path:
             return candidate
     checkpoints = list_checkpoints(path)
     if not checkpoints:
-        raise VeaError(f"{path} holds no weights yet (no best/, final/ or checkpoints/); let the run reach its first checkpoint")
+        raise VeaError(
+            f"{path} holds no weights yet (no best/, final/ or checkpoints/); let the run reach its first checkpoint"
+        )
     return checkpoints[-1].path
 
 
-def load_weights(path: str | Path, *, prefer: str = "best", ema: bool = False) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def load_weights(
+    path: str | Path, *, prefer: str = "best", ema: bool = False
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Returns (state dict, metadata) of a run folder, a checkpoint folder or a ``.safetensors`` file.
 
     Args:

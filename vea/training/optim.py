@@ -25,9 +25,12 @@ def parameter_groups(task: Task, config: TrainConfig) -> list[dict[str, Any]]:
     inside = {id(parameter) for parameter in trunk.parameters()}
     groups: list[dict[str, Any]] = []
     if config.layer_decay < 1:
-        groups += [{key: group[key] for key in ("params", "weight_decay", "lr_scale")}
-                   for group in param_groups_layer_decay(trunk, config.weight_decay, tuple(_no_decay(trunk)),
-                                                         layer_decay=config.layer_decay)]
+        groups += [
+            {key: group[key] for key in ("params", "weight_decay", "lr_scale")}
+            for group in param_groups_layer_decay(
+                trunk, config.weight_decay, tuple(_no_decay(trunk)), layer_decay=config.layer_decay
+            )
+        ]
     skip = _no_decay(trunk)
     skipped = {id(parameter) for name, parameter in trunk.named_parameters() if name in skip}
     decay: list[nn.Parameter] = []

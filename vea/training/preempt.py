@@ -1,6 +1,7 @@
 """Preemption: a signal sets a flag; the engine asks for it once a step, all ranks vote, save and exit 75.
 
-SIGUSR2 comes from ``sbatch --signal=USR2@120`` and SIGTERM from preemption. SIGUSR1 is left alone: NCCL has swallowed it.
+SIGUSR2 comes from ``sbatch --signal=USR2@120`` and SIGTERM from preemption. SIGUSR1 is left
+alone: NCCL has swallowed it.
 """
 
 from __future__ import annotations

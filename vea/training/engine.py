@@ -1,0 +1,553 @@
+"""The one training loop. It knows the Task protocol and nothing of what a task learns.
+
+Everything random or scheduled is a function of the step: the data order (vea.data.order), the learning rate
+(vea.training.schedule), and torch's generator, which is seeded anew before each step. So resuming is arithmetic, and a
+run that was killed ends with the same weights, bit for bit, as one that was not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+import vea
+from vea import runtime as rt
+from vea.config import RunConfig, to_yaml
+from vea.errors import Preempted, RunError, VeaError
+from vea.runtime import Runtime
+from vea.tasks.base import Batch, Task
+from vea.training import checkpoint as ckpt
+from vea.training.log import MetricsLog
+from vea.training.optim import build_optimizer
+from vea.training.preempt import StopSignal
+from vea.training.schedule import ema_decay, learning_rate
+
+TrainBatches = Callable[[int, int], Iterable[Batch]]  # (start_step, micro_batch) -> endless micro-batches of this rank
+EvalBatches = Callable[[], Iterable[Batch]]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a run ended."""
+
+    run_dir: Path
+    step: int
+    metrics: dict[str, float]
+    best: dict[str, Any] | None
+
+
+# ------------------------------------------------------------------------------------------------------------- batches
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """Returns the batch with its tensors (nested in dicts as well) on ``device``; lists and strings stay."""
+    moved: Batch = {}
+    for name, value in batch.items():
+        if isinstance(value, Tensor):
+            value = value.to(device, non_blocking=True)
+        elif isinstance(value, dict):
+            value = to_device(value, device)
+        moved[name] = value
+    return moved
+
+
+def micro_batch_size(config: RunConfig, world_size: int) -> tuple[int, int]:
+    """Returns (samples per rank and forward, forwards per step); their product with the world is the global batch.
+
+    Raises:
+        VeaError: the global batch cannot be divided evenly.
+    """
+    total, limit = config.data.global_batch_size, config.train.max_micro_batch
+    if total % world_size:
+        raise VeaError(
+            f"data.global_batch_size ({total}) is not a multiple of the {world_size} ranks; change one of them"
+        )
+    local = total // world_size
+    accumulate = math.ceil(local / limit) if limit else 1
+    while local % accumulate:
+        accumulate += 1
+    return local // accumulate, accumulate
+
+
+def step_seed(seed: int, step: int, rank: int) -> int:
+    """Returns the seed of torch's generator at one step of one rank (dropout, drop path, mixing)."""
+    return int.from_bytes(hashlib.blake2b(f"{seed}/{step}/{rank}".encode(), digest_size=8).digest(), "little") >> 1
+
+
+# ---------------------------------------------------------------------------------------------------------- evaluation
+
+
+@torch.no_grad()
+def evaluate(task: Task, batches: Iterable[Batch], runtime: Runtime) -> dict[str, float]:
+    """Returns the task's metrics over ``batches``, the same on every rank."""
+    was_training = task.training
+    task.eval()
+    metrics = task.new_metrics()
+    try:
+        for batch in batches:
+            batch = to_device(batch, runtime.device)
+            with runtime.autocast():
+                outputs = task.predict(batch)
+            metrics.update(outputs, batch)
+        return metrics.compute()
+    finally:
+        task.train(was_training)
+
+
+def _higher_is_better(name: str) -> bool:
+    return not any(
+        word in name for word in ("loss", "error", "reconstruction", "similarity", "contrastive", "rmse", "ece")
+    )
+
+
+# ----------------------------------------------------------------------------------------------------------- the state
+
+
+class Ema:
+    """An exponential moving average of a task's trainable state, kept in fp32 beside it."""
+
+    def __init__(self, task: Task, decay: float) -> None:
+        self.decay = decay
+        self.tensors = {name: value.detach().clone() for name, value in task.state_to_save().items()}
+
+    @torch.no_grad()
+    def update(self, task: Task, step: int) -> None:
+        """Moves the average towards the task's weights after optimizer step ``step``."""
+        state = task.state_to_save()
+        names = [name for name, value in state.items() if value.is_floating_point()]
+        weight = 1 - ema_decay(step, self.decay)
+        torch._foreach_lerp_([self.tensors[name] for name in names], [state[name].detach() for name in names], weight)
+        for name in state.keys() - set(names):
+            self.tensors[name].copy_(state[name])
+
+    @contextlib.contextmanager
+    def swapped_in(self, task: Task) -> Iterator[None]:
+        """Lets the task use the averaged weights inside the block."""
+        before = {name: value.detach().clone() for name, value in task.state_to_save().items()}
+        task.load_state_dict(self.tensors, strict=False)
+        try:
+            yield
+        finally:
+            task.load_state_dict(before, strict=False)
+
+
+def load_into(task: Task, weights: dict[str, Tensor], *, where: str) -> None:
+    """Loads what ``state_to_save`` wrote; anything missing, unknown or of another shape is an error that names it."""
+    wanted = {name: tuple(value.shape) for name, value in task.state_to_save().items()}
+    for name in sorted(wanted.keys() ^ weights.keys()):
+        raise RunError(
+            f"{where} does not fit this config: only the {'config' if name in wanted else 'file'} has {name}; "
+            "resume with the config that made it"
+        )
+    for name, shape in wanted.items():
+        if tuple(weights[name].shape) != shape:
+            raise RunError(
+                f"{where} does not fit this config: {name} is {tuple(weights[name].shape)} there and {shape} here; "
+                "resume with the config that made it"
+            )
+    task.load_state_dict(weights, strict=False)  # frozen teachers are not in the file
+
+
+def _git_state() -> dict[str, str]:
+    def ask(*words: str) -> str:
+        answer = subprocess.run(["git", *words], capture_output=True, text=True, timeout=10, cwd=Path(__file__).parent)
+        return answer.stdout.strip() if answer.returncode == 0 else ""
+
+    try:
+        return {
+            "commit": ask("rev-parse", "HEAD"),
+            "changed_files": ask("status", "--porcelain", "--untracked-files=no"),
+        }
+    except (OSError, subprocess.TimeoutExpired):
+        return {}
+
+
+_MAY_CHANGE = {"runtime", "tracking", "notes", "out"}  # nothing here changes what is computed
+_MAY_CHANGE_INSIDE = {
+    "data": {"workers", "cache_dir", "cache_gb"},
+    "train": {"resume", "log_every", "checkpoint_every", "keep_last", "keep_every", "max_micro_batch"},
+}
+
+
+def _first_difference(old: Any, new: Any, path: str = "") -> str | None:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in [*new, *(key for key in old if key not in new)]:
+            if (not path and key in _MAY_CHANGE) or key in _MAY_CHANGE_INSIDE.get(path, ()):
+                continue
+            found = _first_difference(old.get(key), new.get(key), f"{path}.{key}" if path else key)
+            if found:
+                return found
+        return None
+    return None if old == new else f"{path} was {old!r} and is {new!r} now"
+
+
+def _set_aside(run_dir: Path) -> None:
+    number = 1
+    while (target := run_dir.with_name(f"{run_dir.name}.{number}")).exists():
+        number += 1
+    run_dir.rename(target)
+
+
+class _Run:
+    """The state of one run on disk: its folder, where it stands, its best validation."""
+
+    def __init__(self, config: RunConfig, runtime: Runtime, task: Task) -> None:
+        self.config, self.runtime, self.task = config, runtime, task
+        self.dir = config.run_dir
+        self.step = 0
+        self.best: dict[str, Any] | None = None
+        self.metrics: dict[str, float] = {}
+        self.plain_config = config.model_dump(mode="json")
+        self.versions = {"vea": vea.__version__, "torch": torch.__version__, "python": platform.python_version()}
+        self.git = _git_state() if runtime.is_main else {}
+
+    def open(self) -> Path | None:
+        """Returns the checkpoint to resume from, if any; makes the folder and writes the resolved config on rank 0."""
+        resume = self.config.train.resume
+        if self.runtime.is_main and resume == "never" and self.dir.exists():
+            _set_aside(self.dir)
+        self.runtime.barrier()
+        if resume not in ("auto", "never"):
+            chosen: Path | None = Path(resume)
+        else:
+            found = ckpt.list_checkpoints(self.dir)
+            chosen = found[-1].path if found and resume == "auto" else None
+        if chosen is not None:
+            self._same_run(chosen)
+        self.runtime.barrier()
+        if self.runtime.is_main:
+            self.dir.mkdir(parents=True, exist_ok=True)
+            ckpt.write_text(self.dir / "config.yaml", to_yaml(self.config))
+        return chosen
+
+    def _same_run(self, folder: Path) -> None:
+        if not (folder / "state.json").is_file():
+            raise VeaError(f"train.resume: {folder} is not a checkpoint (no state.json in it)")
+        try:
+            old = json.loads((folder / "state.json").read_text(encoding="utf-8"))["config"]
+        except (ValueError, KeyError):
+            raise RunError(
+                f"{folder / 'state.json'} is broken; remove its folder to go on from an earlier checkpoint"
+            ) from None
+        difference = _first_difference(old, self.plain_config)
+        if difference:
+            raise VeaError(
+                f"{self.dir} holds a run with other settings ({difference}); choose another name=..., or start "
+                "over with train.resume=never (the old folder is kept beside it)"
+            )
+
+    def metadata(self, **extra: Any) -> dict[str, Any]:
+        return {
+            "recipe": self.config.recipe,
+            "config": self.plain_config,
+            "samples": self.step * self.config.data.global_batch_size,
+            "best": self.best,
+            "versions": self.versions,
+            "git": self.git,
+            "seed": self.config.seed,
+            "task": self.task.metadata(),
+            **extra,
+        }
+
+    def say_state(self, state: str, **extra: Any) -> None:
+        if self.runtime.is_main:
+            record = {
+                "state": state,
+                "step": self.step,
+                "steps": self.config.train.steps,
+                "metrics": self.metrics,
+                "best": self.best,
+                **extra,
+            }
+            ckpt.write_text(self.dir / "state.json", json.dumps(record, indent=1))
+
+    def save(self, optimizer: torch.optim.Optimizer, ema: Ema | None) -> None:
+        if self.runtime.is_main:
+            weights = {"model": self.task.state_to_save()} | ({"ema": ema.tensors} if ema else {})
+            ckpt.save_checkpoint(
+                self.dir,
+                step=self.step,
+                weights=weights,
+                optimizer=optimizer.state_dict(),
+                state=self.metadata(),
+                keep_last=self.config.train.keep_last,
+                keep_every=self.config.train.keep_every,
+            )
+        self.runtime.barrier()
+
+    def validated(self, metrics: dict[str, float], ema: Ema | None) -> None:
+        """Keeps the weights in ``best/`` when the validation metric of the config improved."""
+        self.metrics = metrics
+        name = getattr(self.config, "select_by", None)
+        if name is None:
+            return
+        if name not in metrics:
+            raise VeaError(f"select_by: validation has no metric {name!r}; it has {', '.join(sorted(metrics))}")
+        value = metrics[name]
+        better = self.best is None or (
+            value > self.best["value"] if _higher_is_better(name) else value < self.best["value"]
+        )
+        if better:
+            self.best = {"metric": name, "value": value, "step": self.step}
+            if self.runtime.is_main:
+                chosen = ema.tensors if ema else self.task.state_to_save()
+                ckpt.save_weights(
+                    self.dir / "best", chosen, self.metadata(step=self.step, metrics=metrics, ema=ema is not None)
+                )
+
+
+# ------------------------------------------------------------------------------------------------------------ the loop
+
+
+def fit(
+    task: Task,
+    *,
+    config: RunConfig,
+    runtime: Runtime,
+    train_batches: TrainBatches,
+    eval_batches: EvalBatches | None = None,
+) -> Summary:
+    """Trains ``task`` for ``config.train.steps`` steps, from the run's newest checkpoint where there is one.
+
+    Args:
+        task: model + loss, on any device; it is moved.
+        config: the resolved config; its ``run_dir`` receives checkpoints, metrics, pictures and weights.
+        runtime: from ``vea.runtime.start``.
+        train_batches: called with (start_step, micro_batch); yields this rank's micro-batches from that step on.
+        eval_batches: called for each validation; yields every validation sample once over all ranks.
+
+    Raises:
+        RunError: the loss is not finite (the last good checkpoint stays), a checkpoint is broken, or the disk is full.
+        Preempted: a signal came; the run is saved and continues with the same command.
+    """
+    settings = config.train
+    run = _Run(config, runtime, task)
+    chosen = run.open()
+    task.to(runtime.device).train()
+    optimizer = build_optimizer(task, settings)
+    ema = Ema(task, settings.ema_decay) if settings.ema_decay else None
+    if chosen is not None:
+        weights, ema_weights, optimizer_state, state = ckpt.read_checkpoint(chosen)
+        task.check_metadata(state["task"])
+        load_into(task, weights, where=str(chosen))
+        optimizer.load_state_dict(optimizer_state)
+        if ema and ema_weights is not None:
+            for name, value in ema_weights.items():
+                ema.tensors[name].copy_(value)
+        run.step, run.best = state["step"], state["best"]
+
+    log = MetricsLog(run.dir, config, start_step=run.step) if runtime.is_main else None
+    if log:
+        trainable = sum(parameter.numel() for parameter in task.parameters() if parameter.requires_grad)
+        log.say(
+            f"{config.recipe} {config.name}: {trainable / 1e6:.2f} M trainable parameters, "
+            f"{runtime.world_size} x {runtime.device}, "
+            f"{'resuming at' if chosen else 'starting at'} step {run.step} of {settings.steps}, folder {run.dir}"
+        )
+    run.say_state("running")
+    exit_code = 1
+    try:
+        with StopSignal() as stop:
+            _train(run, optimizer, ema, stop, log, train_batches, eval_batches)
+        _finish(run, ema)
+        exit_code = 0
+    except Preempted as reason:
+        exit_code = reason.exit_code
+        run.say_state("preempted", reason=str(reason))
+        raise
+    except Exception as error:
+        with contextlib.suppress(OSError):
+            run.say_state("failed", reason=str(error))
+        raise
+    finally:
+        if log:
+            log.close(exit_code=exit_code)
+    return Summary(run.dir, run.step, run.metrics, run.best)
+
+
+def _train(
+    run: _Run,
+    optimizer: torch.optim.Optimizer,
+    ema: Ema | None,
+    stop: StopSignal,
+    log: MetricsLog | None,
+    train_batches: TrainBatches,
+    eval_batches: EvalBatches | None,
+) -> None:
+    config, settings, runtime, task = run.config, run.config.train, run.runtime, run.task
+    micro, accumulate = micro_batch_size(config, runtime.world_size)
+    model: nn.Module = torch.compile(task) if settings.compile else task  # type: ignore[assignment]
+    if runtime.world_size > 1:
+        model = DistributedDataParallel(
+            model, device_ids=[runtime.device.index] if runtime.device.type == "cuda" else None
+        )
+    parameters = [parameter for parameter in task.parameters() if parameter.requires_grad]
+    meter = _Meter(config.data.global_batch_size)
+    if run.step >= settings.steps:
+        return
+    batches = iter(train_batches(run.step, micro))
+    while run.step < settings.steps:
+        step = run.step
+        rate = learning_rate(step, settings, global_batch_size=config.data.global_batch_size)
+        for group in optimizer.param_groups:
+            group["lr"] = rate * group.get("lr_scale", 1.0)
+        torch.manual_seed(step_seed(config.seed, step, runtime.rank))
+        keys: list[str] = []
+        parts: dict[str, Tensor] = {}
+        for index in range(accumulate):
+            with meter.waiting_for_data():
+                batch = next(batches)
+            keys += batch.get("keys", [])
+            batch = to_device(batch, runtime.device)
+            last = index == accumulate - 1
+            with contextlib.nullcontext() if last or runtime.world_size == 1 else model.no_sync():  # type: ignore[operator]
+                with runtime.autocast():
+                    outputs = model(batch, step=step)
+                (outputs["loss"] / accumulate).backward()
+            for name, value in outputs.items():
+                parts[name] = parts.get(name, 0) + value.detach().float() / accumulate
+        not_finite, asked_to_stop = rt.vote(
+            not math.isfinite(parts["loss"].item()), stop.received, device=runtime.device
+        )
+        if not_finite:  # before optimizer.step, so that the last good checkpoint stays the truth
+            own = (
+                "" if math.isfinite(parts["loss"].item()) else f" on rank {runtime.rank}, samples {', '.join(keys[:8])}"
+            )
+            raise RunError(
+                f"the loss is not finite at step {step}{own}; the last checkpoint is good: lower train.base_lr, "
+                "set train.clip_grad, or look at these samples"
+            )
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        if settings.clip_grad:
+            nn.utils.clip_grads_with_norm_(parameters, settings.clip_grad, norm)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        run.step += 1
+        if ema:
+            ema.update(task, step)
+        meter.add(parts, norm)
+
+        is_last = run.step == settings.steps
+        if run.step % settings.log_every == 0 or is_last:
+            record = meter.summary()
+            if log:
+                log.write(
+                    {
+                        "kind": "train",
+                        "step": run.step,
+                        "samples": run.step * config.data.global_batch_size,
+                        **record,
+                        "lr": rate,
+                        "eta_s": (settings.steps - run.step) * meter.seconds_per_step,
+                    }
+                )
+            meter.reset()
+        validate = eval_batches is not None and (
+            is_last or (settings.eval_every and run.step % settings.eval_every == 0)
+        )
+        if validate and not asked_to_stop:
+            _validate(run, ema, log, eval_batches)  # type: ignore[arg-type]
+            meter.restart_clock()
+        if run.step % settings.checkpoint_every == 0 or is_last or asked_to_stop:
+            run.save(optimizer, ema)
+            meter.restart_clock()
+        if asked_to_stop and not is_last:
+            raise Preempted(
+                f"stopped by {stop.name or 'another rank'} at step {run.step}; saved: run the same command to go on"
+            )
+
+
+def _validate(run: _Run, ema: Ema | None, log: MetricsLog | None, eval_batches: EvalBatches) -> None:
+    with ema.swapped_in(run.task) if ema else contextlib.nullcontext():
+        metrics = evaluate(run.task, eval_batches(), run.runtime)
+    run.validated(metrics, ema)
+    if log:
+        log.write({"kind": "val", "step": run.step, "samples": run.step * run.config.data.global_batch_size, **metrics})
+        with ema.swapped_in(run.task) if ema else contextlib.nullcontext():
+            _save_pictures(run, next(iter(eval_batches())))
+
+
+@torch.no_grad()
+def _save_pictures(run: _Run, batch: Batch) -> None:
+    from PIL import Image
+
+    run.task.eval()
+    pictures = run.task.pictures(to_device(batch, run.runtime.device))
+    run.task.train()
+    folder = run.dir / "pictures"
+    if pictures:
+        folder.mkdir(exist_ok=True)
+    for name, array in pictures.items():
+        Image.fromarray(array).save(folder / f".{name}.png")
+        (folder / f".{name}.png").replace(folder / f"{name}.png")
+
+
+def _finish(run: _Run, ema: Ema | None) -> None:
+    if run.runtime.is_main:
+        ckpt.save_weights(
+            run.dir / "final",
+            run.task.state_to_save(),
+            run.metadata(step=run.step, metrics=run.metrics),
+            ema=ema.tensors if ema else None,
+        )
+    run.say_state("done")
+    run.runtime.barrier()
+
+
+class _Meter:
+    """Means over the steps since the last log line: loss parts, gradient norm, speed, share of time spent waiting."""
+
+    def __init__(self, batch_size: int) -> None:
+        self.batch_size = batch_size
+        self.seconds_per_step = 0.0
+        self.reset()
+
+    def reset(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.steps, self.waited, self.busy = 0, 0.0, 0.0
+        self.restart_clock()
+
+    def restart_clock(self) -> None:
+        """Leaves what happened since the last step (a validation, a checkpoint) out of the speed."""
+        self.clock = time.perf_counter()
+
+    @contextlib.contextmanager
+    def waiting_for_data(self) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.waited += time.perf_counter() - start
+
+    def add(self, parts: dict[str, Tensor], norm: Tensor) -> None:
+        for name, value in {**parts, "grad_norm": norm.detach().float()}.items():
+            self.sums[name] = self.sums.get(name, 0) + value
+        self.steps += 1
+        now = time.perf_counter()
+        self.busy += now - self.clock
+        self.clock = now
+
+    def summary(self) -> dict[str, float]:
+        names = sorted(self.sums)
+        means = rt.all_reduce_mean(torch.stack([self.sums[name].float() for name in names]) / self.steps).tolist()
+        self.seconds_per_step = self.busy / self.steps
+        record = {name: value for name, value in zip(names, means)}
+        record |= {
+            "images_per_s": self.steps * self.batch_size / max(self.busy, 1e-9),
+            "data_wait": self.waited / max(self.busy, 1e-9),
+        }
+        if torch.cuda.is_available():
+            record["memory_gb"] = torch.cuda.max_memory_allocated() / 2**30
+        return record
