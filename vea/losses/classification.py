@@ -1,0 +1,77 @@
+"""Cross-entropy over soft targets: smoothing, vote distributions, mixing and missing labels in one form.
+
+A target is a row of non-negative masses over the classes; a missing label is a row of zeros, which adds nothing.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vea.data.sample import LabelField
+
+
+def soft_targets(labels: Tensor, *, field: LabelField, smoothing: float = 0.0) -> Tensor:
+    """Returns (B, C) float32 rows that sum to 1, or to 0 where the label is missing.
+
+    Args:
+        labels: int64 (B,) with -1 for missing (kind ``class``), or float (B, C) votes with NaN rows for missing
+            (kind ``distribution``); votes are divided by their sum, and a row without votes is missing too.
+        field: what the labels mean.
+        smoothing: mass spread evenly over the classes (Szegedy et al. 2016, section 7); votes are soft already and
+            stay as they are.
+    """
+    if field.kind == "distribution":
+        votes = labels.float().nan_to_num(0.0).clamp(min=0.0)
+        return votes / votes.sum(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+    known = labels >= 0
+    rows = F.one_hot(labels.clamp(min=0), len(field.classes)).float()
+    rows = rows * (1 - smoothing) + smoothing / len(field.classes)
+    return rows * known[:, None]
+
+
+def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Returns the summed cross-entropy of (B, C) logits against (B, C) soft targets, divided by B; fp32 scalar.
+
+    The divisor is the batch, not the number of labelled rows: the mean over micro-batches and ranks is then the loss
+    of the global batch, however the missing labels fall.
+    """
+    return -(targets * F.log_softmax(logits.float(), dim=1)).sum() / len(logits)
+
+
+def mix_images(images: Tensor, *, mixup: float, cutmix: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns (mixed images, partner (B,), share (1,)): sample i is ``share`` of i and the rest of ``partner[i]``.
+
+    Mixup (Zhang et al. 2018) with lambda ~ Beta(mixup, mixup), or CutMix (Yun et al. 2019) with Beta(cutmix, cutmix);
+    where both are above 0 one of them is drawn evenly, as timm does. Targets mix by ``mix_targets``. Randomness comes
+    from torch's CPU generator, which the engine seeds each step.
+
+    Args:
+        images: (B, C, H, W) float.
+        mixup: alpha of mixup; 0 is off.
+        cutmix: alpha of cutmix; 0 is off.
+    """
+    use_cutmix = cutmix > 0 and (mixup <= 0 or torch.rand(()).item() < 0.5)
+    alpha = cutmix if use_cutmix else mixup
+    share = torch.distributions.Beta(alpha, alpha).sample().item()
+    partner = torch.randperm(len(images))
+    others = images[partner.to(images.device)]
+    if not use_cutmix:
+        mixed = share * images + (1 - share) * others
+    else:
+        height, width = images.shape[2:]
+        side = (1 - share) ** 0.5
+        cut_h, cut_w = int(height * side), int(width * side)
+        center_y, center_x = int(torch.randint(height, ())), int(torch.randint(width, ()))
+        top, bottom = max(center_y - cut_h // 2, 0), min(center_y - cut_h // 2 + cut_h, height)
+        left, right = max(center_x - cut_w // 2, 0), min(center_x - cut_w // 2 + cut_w, width)
+        mixed = images.clone()
+        mixed[:, :, top:bottom, left:right] = others[:, :, top:bottom, left:right]
+        share = 1 - (bottom - top) * (right - left) / (height * width)  # the box may have been cut at the border
+    return mixed, partner.to(images.device), torch.tensor(share, device=images.device)
+
+
+def mix_targets(targets: Tensor, partner: Tensor, share: Tensor) -> Tensor:
+    """Returns (B, C): the targets mixed as ``mix_images`` mixed the images."""
+    return share * targets + (1 - share) * targets[partner]

@@ -1,0 +1,350 @@
+"""Expression recognition: one encoder, one linear head per label, cross-entropy over classes or over votes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import timm
+import torch
+from timm.layers import resample_abs_pos_embed
+from timm.models import group_parameters
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from vea import runtime
+from vea.config import ClassifierConfig, ExpressionConfig
+from vea.data.sample import LabelField
+from vea.errors import VeaError, did_you_mean
+from vea.losses.classification import mix_images, mix_targets, soft_cross_entropy, soft_targets
+from vea.metrics import ClassificationMetrics
+from vea.models.heads import LinearHeads, pool_tokens
+from vea.models.networks import build_network
+from vea.tasks.base import Batch, Task
+
+# Statistics of a network that starts from scratch; weights that come with their own (init_from) bring them along.
+STATISTICS = {1: ([0.508], [0.255]), 3: ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])}  # FER2013 train; ImageNet
+LAST_BLOCKS = 2  # what `model.train: last_blocks` trains, beside the heads
+
+
+# -------------------------------------------------------------------------------------------------------------- encoder
+
+
+def build_trunk(config: ClassifierConfig, *, image_size: int) -> nn.Module:
+    """Returns the encoder without a head: a vea network (``vea_...``), a timm ViT or another timm model.
+
+    Raises:
+        VeaError: the name is not known or the arguments do not fit.
+    """
+    encoder = config.encoder
+    if encoder.name.startswith("vea_"):
+        return build_network(encoder.name, channels=config.channels, args=encoder.args)
+    if encoder.name.startswith("vit_"):
+        from vea.models.backbone import build_encoder
+
+        return build_encoder(encoder, image_size=image_size, channels=config.channels, drop_path=config.drop_path)
+    if not timm.is_model(encoder.name):
+        nearest = did_you_mean(encoder.name, timm.list_models())
+        raise VeaError(f"model.encoder.name: {encoder.name!r} is not a model of timm{nearest}")
+    arguments = {"drop_path_rate": config.drop_path} if config.drop_path else {}
+    overlay = {"file": encoder.pretrained} if encoder.pretrained else None  # timm adapts channels and drops its head
+    try:
+        return timm.create_model(
+            encoder.name,
+            pretrained=overlay is not None,
+            pretrained_cfg_overlay=overlay,
+            in_chans=config.channels,
+            num_classes=0,
+            **{**arguments, **encoder.args},
+        )
+    except (TypeError, RuntimeError, OSError) as error:
+        raise VeaError(f"model.encoder {encoder.name}: {str(error).splitlines()[0]}") from None
+
+
+def find_encoder(weights: dict[str, Tensor], wanted: set[str]) -> tuple[str, dict[str, Tensor]]:
+    """Returns (prefix, encoder weights) of the part of ``weights`` that holds every key in ``wanted``.
+
+    A pretraining run keeps its encoder under ``model.mim.encoder.``, a fine-tuned one under ``encoder.``, a plain
+    file under nothing: the prefix is found, not assumed.
+
+    Raises:
+        VeaError: no part holds them all; the sentence says what comes nearest.
+    """
+    prefixes = {key[: -len(name)] for name in wanted for key in weights if key == name or key.endswith("." + name)}
+    counted = {prefix: sum(prefix + name in weights for name in wanted) for prefix in prefixes}
+    if not counted:
+        raise VeaError("it holds none of the encoder's weights; take a run whose encoder has the name in model.encoder")
+    # Ties go to the pretraining's encoder, then to the shortest prefix.
+    prefix = max(counted, key=lambda p: (counted[p], p.endswith("mim.encoder."), -len(p)))
+    if counted[prefix] < len(wanted):
+        missing = next(name for name in sorted(wanted) if prefix + name not in weights)
+        raise VeaError(
+            f"it holds {counted[prefix]} of the encoder's {len(wanted)} weights, {missing} is not among them; "
+            "set model.encoder to the name and args of that run"
+        )
+    return prefix, {name: weights[prefix + name] for name in wanted}
+
+
+def load_encoder(encoder: nn.Module, weights: dict[str, Tensor]) -> str:
+    """Loads an encoder's weights out of any vea state dict, strictly, and returns what was loaded, for people.
+
+    Position embeddings of another grid are resampled (timm's bicubic interpolation).
+
+    Raises:
+        VeaError: a weight is missing or has another shape. The sentence continues one that names the file.
+    """
+    own = encoder.state_dict()
+    prefix, found = find_encoder(weights, set(own))
+    note = ""
+    grid = getattr(getattr(encoder, "patch_embed", None), "grid_size", None)
+    if "pos_embed" in own and found["pos_embed"].shape != own["pos_embed"].shape and grid is not None:
+        has_prefix = own["pos_embed"].shape[1] - grid[0] * grid[1]
+        note = f", positions resampled from {found['pos_embed'].shape[1]} to {own['pos_embed'].shape[1]} tokens"
+        found["pos_embed"] = resample_abs_pos_embed(
+            found["pos_embed"], new_size=list(grid), num_prefix_tokens=has_prefix
+        )
+    for name, value in own.items():
+        if found[name].shape != value.shape:
+            raise VeaError(
+                f"its {name} has shape {tuple(found[name].shape)} and the encoder here wants {tuple(value.shape)}; "
+                "set model.encoder, model.channels and augment.image_size to those of that run"
+            )
+    encoder.load_state_dict(found)
+    return f"{len(found)} of {len(own)} encoder weights from {prefix.rstrip('.') or 'the top level'}{note}"
+
+
+# ----------------------------------------------------------------------------------------------------------------- task
+
+
+class ExpressionTask(Task):
+    """Learns the label fields in ``config.targets`` from face images.
+
+    Args:
+        config: the resolved config.
+        fields: the label fields of the data, from the shard index; class names and their order are kept with the
+            heads and travel with the weights.
+
+    Raises:
+        VeaError: a target is not among the fields, or is of a kind this task does not learn.
+    """
+
+    def __init__(self, config: ExpressionConfig, *, fields: dict[str, LabelField]) -> None:
+        super().__init__()
+        self.config = config
+        self.fields: dict[str, LabelField] = {}
+        for name in config.targets:
+            if name not in fields:
+                raise VeaError(f"targets: the data has no label {name!r}{did_you_mean(name, fields)}")
+            if fields[name].kind not in ("class", "distribution"):
+                raise VeaError(
+                    f"targets.{name}: it is of kind {fields[name].kind!r}; "
+                    "this recipe learns classes and distributions over classes"
+                )
+            self.fields[name] = fields[name]
+        if not self.fields:
+            raise VeaError("targets: name at least one label to learn, e.g. {expression: 1.0}")
+
+        model = config.model
+        self.encoder = build_trunk(model, image_size=config.augment.image_size)
+        self.is_transformer = isinstance(self.encoder, VisionTransformer)
+        if model.pool == "cls" and not (self.is_transformer and getattr(self.encoder, "cls_token", None) is not None):
+            raise VeaError(f"model.pool is cls and {model.encoder.name} has no class token; set model.pool=avg")
+        self.heads = LinearHeads(
+            self.encoder.num_features,  # type: ignore[arg-type]
+            classes={name: len(field.classes) for name, field in self.fields.items()},
+            drop_rate=model.drop_rate,
+        )
+        # Buffers, so that the statistics travel with the weights and a resume or an evaluation cannot mistake them.
+        mean, std = STATISTICS[model.channels]
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
+        self._freeze(model.train)
+
+    def _freeze(self, train: str) -> None:
+        if train == "full":
+            return
+        trained: set[str] = set()
+        if train == "last_blocks":
+            layers = group_parameters(self.encoder, self.encoder.group_matcher(), reverse=True)  # type: ignore[operator]
+            last = max(layers.values())
+            trained = {name for name, layer in layers.items() if layer > last - 1 - LAST_BLOCKS}
+        for name, parameter in self.encoder.named_parameters():
+            parameter.requires_grad_(name in trained)
+
+    def train(self, mode: bool = True) -> ExpressionTask:
+        """Returns self in training mode; a frozen encoder keeps its evaluation mode (batch norm, drop path)."""
+        super().train(mode)
+        if self.config.model.train == "linear":
+            self.encoder.eval()
+        return self
+
+    def load_pretrained(self, path: str) -> str:
+        """Loads the encoder of the run or weight file at ``path`` and its image statistics; returns what was loaded.
+
+        Raises:
+            VeaError: nothing there fits this encoder.
+        """
+        from vea.training.checkpoint import load_weights
+
+        weights, metadata = load_weights(path)
+        try:
+            loaded = load_encoder(self.encoder, weights)
+        except VeaError as error:
+            raise VeaError(f"train.init_from: {path} does not fit: {error}") from None
+        statistics = metadata.get("task", {})
+        mean, std = statistics.get("mean"), statistics.get("std")
+        if mean is not None and std is not None and len(mean) == self.config.model.channels:
+            self.mean.copy_(torch.tensor(mean).view(1, -1, 1, 1))
+            self.std.copy_(torch.tensor(std).view(1, -1, 1, 1))
+        return loaded
+
+    # ------------------------------------------------------------------------------------------------------- the model
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Returns float images (B, C, H, W) of uint8 ones (B, 1 or 3, H, W): channels, scale and statistics."""
+        x = images.float() / 255
+        channels = self.config.model.channels
+        if x.shape[1] == 3 and channels == 1:  # ITU-R 601 luma, as in PIL's "L"
+            x = (x * x.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)
+        x = (x.expand(-1, channels, -1, -1) - self.mean) / self.std
+        return x if self.is_transformer else x.contiguous(memory_format=torch.channels_last)
+
+    def logits(self, x: Tensor) -> dict[str, Tensor]:
+        """Returns {target: logits (B, C) fp32} of normalised images (B, C, H, W)."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.model.train != "linear"):
+            if self.is_transformer:
+                pool = "avg" if self.config.model.pool == "default" else self.config.model.pool
+                tokens = self.encoder.forward_features(x)  # type: ignore[operator]
+                features = pool_tokens(tokens, pool=pool, num_prefix_tokens=self.encoder.num_prefix_tokens)  # type: ignore[arg-type]
+            else:
+                features = self.encoder(x)
+        return self.heads(features)
+
+    def forward(self, batch: Batch, *, step: int) -> dict[str, Tensor]:
+        """Returns the weighted loss and the cross-entropy of each target for one micro-batch."""
+        mix = self.config.mix
+        x = self.normalise(batch["image"])
+        targets = {
+            name: soft_targets(batch["labels"][name], field=field, smoothing=mix.smoothing)
+            for name, field in self.fields.items()
+        }
+        if (mix.mixup or mix.cutmix) and len(x) > 1 and torch.rand(()).item() < mix.probability:
+            x, partner, share = mix_images(x, mixup=mix.mixup, cutmix=mix.cutmix)
+            targets = {name: mix_targets(rows, partner, share) for name, rows in targets.items()}
+        logits = self.logits(x)
+        parts = {name: soft_cross_entropy(logits[name], targets[name]) for name in self.fields}
+        loss = sum((self.config.targets[name] * part for name, part in parts.items()), start=x.new_zeros(()))
+        return {"loss": loss, **{f"loss/{name}": part.detach() for name, part in parts.items()}}
+
+    def predict(self, batch: Batch) -> dict[str, Tensor]:
+        """Returns {target: logits (B, C)}."""
+        return self.logits(self.normalise(batch["image"]))
+
+    # ------------------------------------------------------------------------------------------- what the engine asks
+
+    def new_metrics(self) -> ExpressionMetrics:
+        """Returns an empty collector."""
+        return ExpressionMetrics(self.fields)
+
+    def trunk(self) -> nn.Module:
+        """Returns the encoder."""
+        return self.encoder
+
+    def metadata(self) -> dict[str, Any]:
+        """Returns class names and kinds by target, the model and how images reach it: enough to rebuild the task."""
+        return {
+            "classes": {name: list(field.classes) for name, field in self.fields.items()},
+            "kinds": {name: field.kind for name, field in self.fields.items()},
+            "image_size": self.config.augment.image_size,
+            "channels": self.config.model.channels,
+            "mean": self.mean.flatten().tolist(),
+            "std": self.std.flatten().tolist(),
+        }
+
+    def check_metadata(self, metadata: dict[str, Any]) -> None:
+        """Raises ``VeaError`` where class names or their order differ from this task's, naming the first difference."""
+        theirs = metadata.get("classes", {})
+        for name, field in self.fields.items():
+            if name not in theirs:
+                raise VeaError(f"the checkpoint has no head for {name!r}; it has {', '.join(theirs) or 'none'}")
+            check_classes(name, data=field.classes, checkpoint=tuple(theirs[name]))
+
+
+def check_classes(target: str, *, data: tuple[str, ...], checkpoint: tuple[str, ...]) -> None:
+    """Raises ``VeaError`` unless two lists of class names agree in names and order; names the first difference."""
+    if data == checkpoint:
+        return
+    if sorted(data) == sorted(checkpoint):
+        index = next(i for i, (a, b) in enumerate(zip(data, checkpoint)) if a != b)
+        raise VeaError(
+            f"{target}: the same classes in another order: class {index} is {data[index]!r} in the data and "
+            f"{checkpoint[index]!r} in the checkpoint; prepare the data with the checkpoint's order"
+        )
+    only_data = ", ".join(name for name in data if name not in checkpoint) or "none"
+    only_checkpoint = ", ".join(name for name in checkpoint if name not in data) or "none"
+    raise VeaError(
+        f"{target}: other class names: only in the data: {only_data}; only in the checkpoint: {only_checkpoint}; "
+        "use the data this model was trained for"
+    )
+
+
+class ExpressionMetrics:
+    """Collects every target's predictions; ``compute`` names them ``TARGET/METRIC`` and adds the mean loss."""
+
+    def __init__(self, fields: dict[str, LabelField]):
+        self.fields = fields
+        self.by_target = {name: ClassificationMetrics(field.classes) for name, field in fields.items()}
+        self._losses: dict[str, list[tuple[float, int]]] = {name: [] for name in fields}
+        self._records: list[tuple[str, list[tuple[int, int, float]]]] = []
+
+    def update(self, outputs: dict[str, Tensor], batch: Batch) -> None:
+        """Adds one batch. The class of a vote distribution is the one with most votes; ties have none."""
+        valid = batch.get("valid")
+        keep = torch.ones(len(batch["keys"]), dtype=torch.bool) if valid is None else valid.cpu().bool()
+        columns = []
+        for name, field in self.fields.items():
+            logits, labels = outputs[name].float().cpu(), batch["labels"][name].cpu()
+            rows = soft_targets(labels, field=field)
+            target = hard_targets(rows)
+            self.by_target[name].update(logits.softmax(1), target, valid=keep)
+            known = keep & (rows.sum(1) > 0)
+            losses = -(rows * logits.log_softmax(1)).sum(1)[known]
+            self._losses[name].append((float(losses.double().sum()), len(losses)))
+            confidence, predicted = logits.softmax(1).max(1)
+            columns.append(list(zip(target.tolist(), predicted.tolist(), confidence.tolist())))
+        for index in keep.nonzero().flatten().tolist():
+            self._records.append((batch["keys"][index], [column[index] for column in columns]))
+
+    def compute(self) -> dict[str, float]:
+        """Returns the metrics of every target and ``loss``, the mean cross-entropy summed over targets; collective."""
+        result: dict[str, float] = {}
+        total = 0.0
+        for name, metrics in self.by_target.items():
+            parts = [pair for rank in runtime.gather_objects(self._losses[name]) for pair in rank]
+            mean = sum(part[0] for part in parts) / max(1, sum(part[1] for part in parts))
+            total += mean
+            result[f"{name}/loss"] = mean
+            result |= {f"{name}/{metric}": value for metric, value in metrics.compute().items()}
+        return {"loss": total, **result}
+
+    def records(self) -> dict[str, Any]:
+        """Returns every sample's outcome in columns, sorted by key; -1 stands for no label; collective.
+
+        ``{"keys": [...], TARGET: {"target": [...], "prediction": [...], "confidence": [...]}}`` with class indices.
+        """
+        rows = sorted((row for rank in runtime.gather_objects(self._records) for row in rank), key=lambda row: row[0])
+        table: dict[str, Any] = {"keys": [key for key, _ in rows]}
+        for position, name in enumerate(self.fields):
+            cells = [outcomes[position] for _, outcomes in rows]
+            table[name] = {
+                "target": [cell[0] for cell in cells],
+                "prediction": [cell[1] for cell in cells],
+                "confidence": [round(cell[2], 4) for cell in cells],
+            }
+        return table
+
+
+def hard_targets(rows: Tensor) -> Tensor:
+    """Returns (B,) class indices of soft targets (B, C): the largest mass; -1 where there is none or it is shared."""
+    top = rows.max(1, keepdim=True).values
+    unique = ((rows == top).sum(1) == 1) & (top[:, 0] > 0)
+    return torch.where(unique, rows.argmax(1), -1)
