@@ -241,7 +241,8 @@ def map_expressions(source: Sequence[str], target: Sequence[str]) -> list[int | 
 def check_same_classes(expected: Sequence[str], found: Sequence[str], where: str) -> None:
     """Raises ``VeaError`` unless both hold the same class names in the same order.
 
-    ``where`` says what holds ``found``, for instance a data set's path. The sentence says which names are missing or unknown, or at which index the order differs.
+    ``where`` says what holds ``found``, for instance a data set's path. The sentence says which names are
+    missing or unknown, or at which index the order differs.
     """
     expected, found = list(expected), list(found)
     if expected == found:
