@@ -18,8 +18,9 @@ from vea.config import ExpressionConfig, config_from_command_line
 from vea.data.loaders import eval_loader, train_loader
 from vea.data.shards import read_index
 from vea.errors import VeaError, command
+from vea.labels import check_same_classes
 from vea.report import write_report
-from vea.tasks.expression import ExpressionTask, check_classes
+from vea.tasks.expression import ExpressionTask
 from vea.training.engine import fit
 
 
@@ -33,10 +34,7 @@ def label_fields(config: ExpressionConfig) -> dict:
         for name in config.targets:
             theirs = read_index(other).fields.get(name)
             if theirs is not None and name in fields:
-                try:
-                    check_classes(name, data=theirs.classes, checkpoint=fields[name].classes)
-                except VeaError as error:
-                    raise VeaError(f"{other} and {first} cannot be mixed: {error}") from None
+                check_same_classes(fields[name].classes, theirs.classes, f"{other} beside {first}, label {name!r}")
     return fields
 
 
@@ -75,7 +73,7 @@ def main(argv: list[str]) -> None:
     if runtime.is_main:
         best = summary.best
         assert best is not None  # the last step always validates
-        print(f"best: {best['metric']} {best['value']:.4f} at step {best['step']}, weights in {summary.run_dir / 'best'}")
+        print(f"best: {best['metric']} {best['value']:.4f} at step {best['step']}, in {summary.run_dir / 'best'}")
         print(f"report: {write_report(summary.run_dir)}")
     vea_runtime.stop()
 

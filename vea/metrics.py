@@ -140,7 +140,8 @@ class ClassificationMetrics:
         if self._gathered is None:
             empty = torch.zeros(0, len(self.classes))
             none = torch.zeros(0, dtype=torch.long)
-            parts = runtime.gather_objects((torch.cat([empty, *self._probabilities]), torch.cat([none, *self._targets])))
+            mine = torch.cat([empty, *self._probabilities]), torch.cat([none, *self._targets])
+            parts = runtime.gather_objects(mine)
             self._gathered = torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
         return self._gathered
 

@@ -15,6 +15,7 @@ from vea import runtime
 from vea.config import ClassifierConfig, ExpressionConfig
 from vea.data.sample import LabelField
 from vea.errors import VeaError, did_you_mean
+from vea.labels import check_same_classes
 from vea.losses.classification import mix_images, mix_targets, soft_cross_entropy, soft_targets
 from vea.metrics import ClassificationMetrics
 from vea.models.heads import LinearHeads, pool_tokens
@@ -266,25 +267,7 @@ class ExpressionTask(Task):
         for name, field in self.fields.items():
             if name not in theirs:
                 raise VeaError(f"the checkpoint has no head for {name!r}; it has {', '.join(theirs) or 'none'}")
-            check_classes(name, data=field.classes, checkpoint=tuple(theirs[name]))
-
-
-def check_classes(target: str, *, data: tuple[str, ...], checkpoint: tuple[str, ...]) -> None:
-    """Raises ``VeaError`` unless two lists of class names agree in names and order; names the first difference."""
-    if data == checkpoint:
-        return
-    if sorted(data) == sorted(checkpoint):
-        index = next(i for i, (a, b) in enumerate(zip(data, checkpoint)) if a != b)
-        raise VeaError(
-            f"{target}: the same classes in another order: class {index} is {data[index]!r} in the data and "
-            f"{checkpoint[index]!r} in the checkpoint; prepare the data with the checkpoint's order"
-        )
-    only_data = ", ".join(name for name in data if name not in checkpoint) or "none"
-    only_checkpoint = ", ".join(name for name in checkpoint if name not in data) or "none"
-    raise VeaError(
-        f"{target}: other class names: only in the data: {only_data}; only in the checkpoint: {only_checkpoint}; "
-        "use the data this model was trained for"
-    )
+            check_same_classes(theirs[name], field.classes, f"label {name!r} of the data")
 
 
 class ExpressionMetrics:

@@ -1,0 +1,215 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from vea.config import ExpressionConfig
+from vea.data.sample import LabelField
+from vea.errors import VeaError
+from vea.losses.classification import mix_images, mix_targets, soft_cross_entropy, soft_targets
+from vea.models.networks import build_network
+from vea.tasks.expression import ExpressionTask, hard_targets, load_encoder
+from vea.training.checkpoint import save_weights
+
+FER = LabelField("class", ("angry", "disgust", "happy"))
+VOTES = LabelField("distribution", ("neutral", "happiness", "sadness", "anger"))
+FIELDS = {"expression": FER, "votes": VOTES}
+VIT = {"name": "vit_base_patch16_224", "args": {"patch_size": 8, "embed_dim": 16, "depth": 3, "num_heads": 2}}
+
+
+def config(**changes) -> ExpressionConfig:
+    data = {
+        "name": "test",
+        "data": {"global_batch_size": 8, "virtual_readers": 1},
+        "augment": {"image_size": 48},
+        "train": {"steps": 1},
+        "model": {"encoder": {"name": "vea_face_cnn", "args": {"widths": [8, 8, 16]}}, "channels": 1},
+        "targets": {"expression": 1.0, "votes": 0.5},
+    }
+    return ExpressionConfig.model_validate({**data, **changes})
+
+
+def batch(count: int = 8, channels: int = 1) -> dict:
+    generator = torch.Generator().manual_seed(1)
+    return {
+        "image": torch.randint(0, 256, (count, channels, 48, 48), generator=generator, dtype=torch.uint8),
+        "labels": {
+            "expression": torch.arange(count) % 3,
+            "votes": torch.tensor([[1.0, 7.0, 2.0, 0.0]] * (count - 1) + [[float("nan")] * 4]),
+        },
+        "keys": [f"face-{index}" for index in range(count)],
+        "valid": torch.arange(count) < count - 1,
+    }
+
+
+def test_soft_targets_smooth_classes_normalise_votes_and_zero_missing():
+    rows = soft_targets(torch.tensor([1, -1]), field=FER, smoothing=0.3)
+    torch.testing.assert_close(rows, torch.tensor([[0.1, 0.8, 0.1], [0.0, 0.0, 0.0]]))
+    votes = torch.tensor([[1.0, 3.0, 0.0, 0.0], [0.0] * 4, [float("nan")] * 4])
+    rows = soft_targets(votes, field=VOTES, smoothing=0.3)
+    torch.testing.assert_close(rows, torch.tensor([[0.25, 0.75, 0.0, 0.0], [0.0] * 4, [0.0] * 4]))
+
+
+def test_loss_agrees_with_torch_and_ignores_missing_labels():
+    logits, labels = torch.randn(6, 3), torch.tensor([0, 1, 2, 2, 1, 0])
+    wanted = torch.nn.functional.cross_entropy(logits, labels, label_smoothing=0.1)
+    torch.testing.assert_close(soft_cross_entropy(logits, soft_targets(labels, field=FER, smoothing=0.1)), wanted)
+    labels[3] = -1
+    logits.requires_grad_()
+    soft_cross_entropy(logits, soft_targets(labels, field=FER)).backward()
+    assert logits.grad is not None and logits.grad[3].abs().sum() == 0 and logits.grad[2].abs().sum() > 0
+
+
+def test_loss_of_halves_averages_to_the_loss_of_the_whole():
+    logits, labels = torch.randn(8, 3), torch.tensor([0, -1, -1, -1, 1, 2, 0, -1])
+    rows = soft_targets(labels, field=FER)
+    halves = (soft_cross_entropy(logits[:4], rows[:4]) + soft_cross_entropy(logits[4:], rows[4:])) / 2
+    torch.testing.assert_close(halves, soft_cross_entropy(logits, rows))
+
+
+@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
+def test_mixing_keeps_the_share_of_pixels_and_targets_equal(kind):
+    torch.manual_seed(0)
+    images = torch.arange(4.0).view(4, 1, 1, 1).expand(4, 1, 16, 16)
+    settings = {"mixup": 0.0, "cutmix": 0.0, kind: 1.0}
+    mixed, partner, share = mix_images(images, **settings)
+    targets = mix_targets(torch.eye(4), partner, share)
+    torch.testing.assert_close(mixed.mean((1, 2, 3)), targets @ torch.arange(4.0))
+    torch.testing.assert_close(targets.sum(1), torch.ones(4))
+    torch.manual_seed(0)
+    assert torch.equal(mix_images(images, **settings)[0], mixed)
+
+
+def test_step_gives_loss_and_parts_and_gradients_everywhere():
+    torch.manual_seed(0)
+    task = ExpressionTask(config(mix={"mixup": 0.2, "cutmix": 1.0, "smoothing": 0.1}), fields=FIELDS)
+    out = task(batch(), step=0)
+    assert set(out) == {"loss", "loss/expression", "loss/votes"}
+    assert out["loss"].item() == pytest.approx((out["loss/expression"] + 0.5 * out["loss/votes"]).item())
+    out["loss"].backward()
+    assert all(parameter.grad is not None for parameter in task.parameters())
+
+
+def test_learns_a_tiny_batch():
+    torch.manual_seed(0)
+    task, data = ExpressionTask(config(), fields=FIELDS), batch()
+    data["image"] = data["image"] // 4 + (data["labels"]["expression"] * 60).view(-1, 1, 1, 1).byte()
+    optimizer = torch.optim.AdamW(task.parameters(), lr=1e-2)
+    first = task(data, step=0)["loss/expression"].item()
+    for step in range(20):
+        optimizer.zero_grad()
+        task(data, step=step)["loss"].backward()
+        optimizer.step()
+    assert task(data, step=20)["loss/expression"].item() < 0.3 * first
+
+
+def test_metrics_name_targets_and_leave_out_padding():
+    task = ExpressionTask(config(), fields=FIELDS).eval()
+    metrics = task.new_metrics()
+    with torch.no_grad():
+        data = batch()
+        metrics.update(task.predict(data), data)
+    result = metrics.compute()
+    assert {"loss", "expression/accuracy", "expression/recall/happy", "votes/macro_f1", "votes/loss"} <= set(result)
+    assert result["loss"] == pytest.approx(result["expression/loss"] + result["votes/loss"])
+    records = metrics.records()
+    assert records["keys"] == [f"face-{index}" for index in range(7)]
+    assert records["votes"]["target"] == [1] * 7
+
+
+def test_hard_targets_need_one_winner():
+    rows = torch.tensor([[0.2, 0.8], [0.5, 0.5], [0.0, 0.0]])
+    assert hard_targets(rows).tolist() == [1, -1, -1]
+
+
+def test_colour_faces_reach_a_grey_network_and_the_other_way_round():
+    task = ExpressionTask(config(), fields=FIELDS).eval()
+    grey = batch()["image"]
+    torch.testing.assert_close(task.normalise(grey.expand(-1, 3, -1, -1)), task.normalise(grey), atol=1e-5, rtol=1e-5)
+    colour = config(model={"encoder": {"name": "vea_face_cnn", "args": {"widths": [8, 8]}}, "channels": 3})
+    assert ExpressionTask(colour, fields=FIELDS).normalise(grey).shape == (8, 3, 48, 48)
+
+
+def test_class_names_travel_and_differences_are_named():
+    task = ExpressionTask(config(), fields=FIELDS)
+    task.check_metadata(task.metadata())
+    swapped = {**FIELDS, "expression": LabelField("class", ("disgust", "angry", "happy"))}
+    with pytest.raises(VeaError, match="another order: index 0 is 'angry', expected 'disgust'"):
+        task.check_metadata(ExpressionTask(config(), fields=swapped).metadata())
+    renamed = {**FIELDS, "expression": LabelField("class", ("anger", "disgust", "happy"))}
+    with pytest.raises(VeaError, match="lacks 'anger' and has 'angry'"):
+        task.check_metadata(ExpressionTask(config(), fields=renamed).metadata())
+
+
+def test_mistakes_in_the_config_are_sentences():
+    with pytest.raises(VeaError, match="no label 'expresion'.*did you mean 'expression'"):
+        ExpressionTask(config(targets={"expresion": 1.0}), fields=FIELDS)
+    with pytest.raises(VeaError, match="kind 'value'"):
+        ExpressionTask(config(targets={"valence": 1.0}), fields={"valence": LabelField("value", low=1, high=7)})
+    with pytest.raises(VeaError, match="did you mean 'vea_face_cnn'"):
+        ExpressionTask(config(model={"encoder": {"name": "vea_face_cn"}}), fields=FIELDS)
+    with pytest.raises(VeaError, match="not a model of timm.*resnet18"):
+        ExpressionTask(config(model={"encoder": {"name": "resnet_18"}}), fields=FIELDS)
+    with pytest.raises(VeaError, match="no class token"):
+        cnn = {"encoder": {"name": "vea_face_cnn"}, "pool": "cls"}
+        ExpressionTask(config(model=cnn), fields=FIELDS)
+
+
+@pytest.mark.parametrize("train", ["linear", "last_blocks"])
+def test_frozen_parts_get_no_gradient(train):
+    task = ExpressionTask(config(model={"encoder": VIT, "channels": 3, "train": train}), fields=FIELDS).train()
+    task(batch(channels=3), step=0)["loss"].backward()
+    trained = {name for name, parameter in task.named_parameters() if parameter.grad is not None}
+    assert {"heads.layers.expression.weight", "heads.layers.votes.bias"} <= trained
+    blocks = {name.split(".")[2] for name in trained if name.startswith("encoder.blocks")}
+    assert blocks == (set() if train == "linear" else {"1", "2"})
+    assert "encoder.patch_embed.proj.weight" not in trained
+    assert task.encoder.training == (train != "linear")
+
+
+def test_starts_from_the_encoder_of_a_pretraining_run(tmp_path):
+    settings = config(model={"encoder": VIT, "channels": 3})
+    torch.manual_seed(1)
+    source = ExpressionTask(settings, fields=FIELDS)
+    weights = {f"model.mim.encoder.{name}": value for name, value in source.encoder.state_dict().items()}
+    weights["model.fusion.norm1.weight"] = torch.ones(3)
+    save_weights(tmp_path / "final", weights, {"task": {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}})
+    torch.manual_seed(2)
+    task = ExpressionTask(settings, fields=FIELDS)
+    said = task.load_pretrained(str(tmp_path))
+    assert "model.mim.encoder" in said and f"{len(weights) - 1} of {len(weights) - 1}" in said
+    for name, value in source.encoder.state_dict().items():
+        assert torch.equal(task.encoder.state_dict()[name], value), name
+    assert task.mean.flatten().tolist() == pytest.approx([0.1, 0.2, 0.3])
+
+
+def test_positions_are_resampled_for_another_grid():
+    small = ExpressionTask(config(model={"encoder": VIT, "channels": 3}), fields=FIELDS).encoder
+    large_config = config(model={"encoder": VIT, "channels": 3}, augment={"image_size": 64})
+    large = ExpressionTask(large_config, fields=FIELDS).encoder
+    said = load_encoder(large, small.state_dict())
+    assert "resampled from 37 to 65 tokens" in said
+    assert torch.equal(large.pos_embed[:, 0], small.pos_embed[:, 0])
+
+
+def test_weights_that_do_not_fit_are_refused():
+    encoder = ExpressionTask(config(model={"encoder": VIT, "channels": 3}), fields=FIELDS).encoder
+    with pytest.raises(VeaError, match="none of the encoder's weights"):
+        load_encoder(encoder, {"visual.conv1.kernel": torch.zeros(1)})
+    part = {f"enc.{name}": value for name, value in encoder.state_dict().items() if "blocks.2" not in name}
+    with pytest.raises(VeaError, match=r"blocks\.2\.\S+ is not among them"):
+        load_encoder(encoder, part)
+    wide = {**VIT, "args": {**VIT["args"], "embed_dim": 32}}
+    other = ExpressionTask(config(model={"encoder": wide, "channels": 3}), fields=FIELDS).encoder
+    with pytest.raises(VeaError, match="has shape .* wants"):
+        load_encoder(encoder, other.state_dict())
+
+
+def test_face_cnn_is_small_and_its_layers_have_an_order():
+    network = build_network("vea_face_cnn", channels=1)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    assert 1.5e6 < parameters < 3e6
+    assert network(torch.zeros(2, 1, 48, 48)).shape == (2, network.num_features)
+    assert network.forward_features(torch.zeros(1, 1, 50, 50)).shape[1] == network.num_features
+    with pytest.raises(VeaError, match="do not fit vea_face_cnn"):
+        build_network("vea_face_cnn", channels=1, args={"width": 3})
