@@ -137,18 +137,18 @@ def test_class_names_travel_and_differences_are_named():
     with pytest.raises(VeaError, match="another order: index 0 is 'angry', expected 'disgust'"):
         task.check_metadata(ExpressionTask(config(), fields=swapped).metadata())
     renamed = {**FIELDS, "expression": LabelField("class", ("anger", "disgust", "happy"))}
-    with pytest.raises(VeaError, match="lacks 'anger' and has 'angry'"):
+    with pytest.raises(VeaError, match=r"lacks 'anger' and has 'angry'"):
         task.check_metadata(ExpressionTask(config(), fields=renamed).metadata())
 
 
 def test_mistakes_in_the_config_are_sentences():
-    with pytest.raises(VeaError, match="no label 'expresion'.*did you mean 'expression'"):
+    with pytest.raises(VeaError, match=r"no label 'expresion'.*did you mean 'expression'"):
         ExpressionTask(config(targets={"expresion": 1.0}), fields=FIELDS)
     with pytest.raises(VeaError, match="kind 'value'"):
         ExpressionTask(config(targets={"valence": 1.0}), fields={"valence": LabelField("value", low=1, high=7)})
-    with pytest.raises(VeaError, match="did you mean 'vea_face_cnn'"):
+    with pytest.raises(VeaError, match=r"did you mean 'vea_face_cnn'"):
         ExpressionTask(config(model={"encoder": {"name": "vea_face_cn"}}), fields=FIELDS)
-    with pytest.raises(VeaError, match="not a model of timm.*resnet18"):
+    with pytest.raises(VeaError, match=r"not a model of timm.*resnet18"):
         ExpressionTask(config(model={"encoder": {"name": "resnet_18"}}), fields=FIELDS)
     with pytest.raises(VeaError, match="no class token"):
         cnn = {"encoder": {"name": "vea_face_cnn"}, "pool": "cls"}
@@ -201,7 +201,7 @@ def test_weights_that_do_not_fit_are_refused():
         load_encoder(encoder, part)
     wide = {**VIT, "args": {**VIT["args"], "embed_dim": 32}}
     other = ExpressionTask(config(model={"encoder": wide, "channels": 3}), fields=FIELDS).encoder
-    with pytest.raises(VeaError, match="has shape .* wants"):
+    with pytest.raises(VeaError, match=r"has shape .* wants"):
         load_encoder(encoder, other.state_dict())
 
 
