@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import cv2
 import numpy as np
@@ -35,7 +35,7 @@ CROP_SCALE = 1.0  # side of the crop over the longer side of the face box; FER20
 
 @dataclass(frozen=True)
 class Face:
-    """One face: its box (x0, y0, x1, y1) in pixels of the picture as displayed, what it expresses, how sure it is one."""
+    """One face: box (x0, y0, x1, y1) in pixels of the picture as displayed, expression, the detector's score."""
 
     box: Box
     expression: str
@@ -172,7 +172,8 @@ class Predictor:
             VeaError: an image cannot be read, or the face detector is not installed.
         """
         single = isinstance(images, (str, bytes, os.PathLike, Image.Image, np.ndarray))
-        arrays = [read_image(image) for image in ([images] if single else images)]  # type: ignore[list-item, union-attr]
+        several = cast("Iterable[ImageLike]", [images] if single else images)
+        arrays = [read_image(image) for image in several]
         if not detect_faces:
             whole: list[Box] = [(0, 0, array.shape[1], array.shape[0]) for array in arrays]
             crops = [crop_square(array, box, size=self.image_size) for array, box in zip(arrays, whole)]

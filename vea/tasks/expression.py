@@ -128,6 +128,9 @@ class ExpressionTask(Task):
         VeaError: a target is not among the fields, or is of a kind this task does not learn.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, config: ExpressionConfig, *, fields: dict[str, LabelField]) -> None:
         super().__init__()
         self.config = config
