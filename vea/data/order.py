@@ -1,0 +1,181 @@
+"""The order of training data: which sample stands in which place of which global batch.
+
+Everything here is a pure function of (seed, step, global batch size), never of ranks or workers, and costs the same at
+step 10^6 as at step 0, so resuming is arithmetic.
+
+- A fixed number V of virtual readers shares the work. Reader v owns one contiguous slice of every data set and fills
+  the places ``[v * B/V, (v + 1) * B/V)`` of every global batch, so its draw number n at step s is ``s * B/V + j``.
+- In a pass over its slice a reader permutes blocks (contiguous runs of at most 256 samples), then all samples inside a
+  window of 8 consecutive permuted blocks. Reading stays local; a slice of up to 2,048 samples is shuffled as a whole.
+  Every sample of the slice comes exactly once per pass.
+- A mixture follows a cycle of 1,024 draws in which each set has its share (largest remainder, at least one), shuffled
+  per reader, so that a batch is mixed even where each reader gives one sample. How many draws of a set came before
+  draw n is a table lookup.
+- A set with fewer samples than readers: the V slices are cut over V places and place i holds sample i modulo N, so
+  some samples have several readers and come more often than others by one per pass.
+
+Permutations are argsorts of raw Philox output: numpy guarantees the stream of a bit generator across versions, but not
+that of ``Generator.permutation``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import numpy as np
+
+BLOCK = 256  # most samples in one contiguous run
+WINDOW = 8  # permuted blocks that are shuffled together
+CYCLE = 1024  # draws after which a mixture repeats its pattern of sets
+
+PLAN = np.dtype([("dataset", np.int64), ("reader", np.int64), ("pass", np.int64), ("sample", np.int64)])
+
+
+def keyed_bits(*key: int | str) -> np.random.Philox:
+    """Returns a bit generator whose stream is a function of ``key`` alone, independent of every other key's."""
+    digest = hashlib.blake2b("\x1f".join(map(str, key)).encode(), digest_size=16).digest()
+    return np.random.Philox(key=int.from_bytes(digest, "little"))
+
+
+def permutation(length: int, *key: int | str) -> np.ndarray:
+    """Returns a permutation of ``range(length)``, int64 (length,), that is a function of (length, key)."""
+    return np.argsort(keyed_bits(*key).random_raw(length), kind="stable")
+
+
+def kept_samples(num_samples: int, *, fraction: float) -> np.ndarray | None:
+    """Returns the sorted indices that ``fraction`` keeps, int64, or None where it keeps all.
+
+    The ``round(fraction * N)`` samples (at least one) whose hashed index is smallest: independent of the seed, exact in
+    number, and a smaller fraction's samples are among a larger one's.
+    """
+    if fraction >= 1 or num_samples == 0:
+        return None
+    with np.errstate(over="ignore"):  # splitmix64 (Steele, Lea, Flood 2014)
+        z = (np.arange(num_samples, dtype=np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        z ^= z >> np.uint64(31)
+    return np.sort(np.argsort(z, kind="stable")[: max(1, round(fraction * num_samples))])
+
+
+def quotas(weights: Sequence[float], *, total: int) -> np.ndarray:
+    """Returns how many of ``total`` draws each set gets, int64 (D,): largest remainder, at least one each."""
+    exact = np.asarray(weights, dtype=np.float64) * (total / float(np.sum(weights)))
+    counts = np.maximum(np.floor(exact).astype(np.int64), 1)
+    while counts.sum() < total:
+        counts[np.argmax(exact - counts)] += 1
+    while counts.sum() > total:  # only after tiny weights were lifted to one
+        counts[np.argmax(np.where(counts > 1, counts - exact, -np.inf))] -= 1
+    return counts
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One draw: sample ``sample`` of set ``dataset``, number ``position`` of the stream of (set, reader)."""
+
+    dataset: int
+    reader: int
+    position: int
+    pass_number: int
+    sample: int
+
+
+@dataclass(frozen=True)
+class Order:
+    """The order of one training run.
+
+    Args:
+        sizes: samples of each data set (after ``fraction``).
+        weights: share of the draws of each data set.
+        seed: of the run.
+        global_batch_size: B, a multiple of ``virtual_readers``.
+        virtual_readers: V.
+    """
+
+    sizes: tuple[int, ...]
+    weights: tuple[float, ...]
+    seed: int
+    global_batch_size: int
+    virtual_readers: int
+    _cycles: dict[int, tuple[np.ndarray, np.ndarray]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    def __post_init__(self) -> None:
+        assert len(self.sizes) == len(self.weights) > 0, "one weight per data set"
+        assert min(self.sizes) > 0, "an empty data set has no order"
+        assert self.global_batch_size % self.virtual_readers == 0, "B is a multiple of V"
+
+    @property
+    def draws_per_step(self) -> int:
+        """Draws of each reader per step, B / V."""
+        return self.global_batch_size // self.virtual_readers
+
+    def slice_of(self, dataset: int, reader: int) -> tuple[int, int]:
+        """Returns the places [first, last) of reader's slice; place i is sample i modulo the size of the set."""
+        places = max(self.sizes[dataset], self.virtual_readers)
+        return reader * places // self.virtual_readers, (reader + 1) * places // self.virtual_readers
+
+    def _cycle(self, reader: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the set of each draw in the cycle (L,) and the draws of each set before each draw (L + 1, D)."""
+        if reader not in self._cycles:
+            num_sets = len(self.sizes)
+            length = max(CYCLE, num_sets) if num_sets > 1 else 1
+            pattern = np.repeat(np.arange(num_sets), quotas(self.weights, total=length))
+            pattern = pattern[permutation(length, "mixture", self.seed, reader)]
+            counts = np.zeros((length + 1, num_sets), dtype=np.int64)
+            np.cumsum(pattern[:, None] == np.arange(num_sets), axis=0, out=counts[1:])
+            self._cycles[reader] = pattern, counts
+        return self._cycles[reader]
+
+    def at(self, *, dataset: int, reader: int, position: int) -> Draw:
+        """Returns the draw at a position of the stream of (set, reader), counted over all passes."""
+        first, last = self.slice_of(dataset, reader)
+        pass_number, offset = divmod(position, last - first)
+        place = first + _place(self.seed, dataset, reader, pass_number, last - first, offset)
+        return Draw(dataset, reader, position, pass_number, place % self.sizes[dataset])
+
+    def draw(self, step: int, slot: int) -> Draw:
+        """Returns what stands in place ``slot`` of the global batch of ``step``."""
+        reader, j = divmod(slot, self.draws_per_step)
+        pattern, counts = self._cycle(reader)
+        cycle, place = divmod(step * self.draws_per_step + j, len(pattern))
+        dataset = int(pattern[place])
+        position = cycle * int(counts[-1, dataset]) + int(counts[place, dataset])
+        return self.at(dataset=dataset, reader=reader, position=position)
+
+    def batch_plan(self, step: int) -> np.ndarray:
+        """Returns the global batch of a step: a ``PLAN`` record (dataset, reader, pass, sample) per place, (B,)."""
+        draws = (self.draw(step, slot) for slot in range(self.global_batch_size))
+        rows = [(draw.dataset, draw.reader, draw.pass_number, draw.sample) for draw in draws]
+        return np.array(rows, dtype=PLAN)
+
+
+def _place(seed: int, dataset: int, reader: int, pass_number: int, length: int, offset: int) -> int:
+    """Returns which place of a slice of ``length`` comes at ``offset`` of a pass."""
+    starts, _ = _blocks(seed, dataset, reader, pass_number, length)
+    window = int(np.searchsorted(starts[::WINDOW], offset, side="right")) - 1
+    within = _window(seed, dataset, reader, pass_number, length, window)
+    return int(within[offset - starts[window * WINDOW]])
+
+
+@lru_cache(maxsize=2048)
+def _blocks(seed: int, dataset: int, reader: int, pass_number: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the offset at which each permuted block of a pass starts (K,), and which block it is (K,)."""
+    size = min(BLOCK, -(-length // WINDOW))
+    order = permutation(-(-length // size), "blocks", seed, dataset, reader, pass_number)
+    lengths = np.minimum(length - order * size, size)
+    return np.cumsum(lengths) - lengths, order
+
+
+@lru_cache(maxsize=2048)
+def _window(seed: int, dataset: int, reader: int, pass_number: int, length: int, window: int) -> np.ndarray:
+    """Returns the shuffled places of one window of a pass, int64."""
+    size = min(BLOCK, -(-length // WINDOW))
+    _, order = _blocks(seed, dataset, reader, pass_number, length)
+    blocks = order[window * WINDOW : (window + 1) * WINDOW]
+    places = np.concatenate([np.arange(block * size, min((block + 1) * size, length)) for block in blocks])
+    return places[permutation(len(places), "window", seed, dataset, reader, pass_number, window)]
