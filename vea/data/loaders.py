@@ -1,0 +1,441 @@
+"""The two loaders: endless training batches in an order that ranks and workers cannot change, and one evaluation pass.
+
+Which sample stands where is decided by ``vea.data.order``; a worker is told (step, slot) and makes that place of the
+global batch. Starting at any step costs the same.
+"""
+
+from __future__ import annotations
+
+import atexit
+import itertools
+import logging
+import math
+import re
+import signal
+import weakref
+from collections.abc import Generator, Iterator, Sequence
+from types import FrameType
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from vea.config import DatasetRef, PromptConfig, RunConfig
+from vea.data.collate import Batch, Item, LabelEncoder, collate, mask_noise, merged_fields
+from vea.data.order import Order, kept_samples
+from vea.data.prompts import prompt
+from vea.data.sample import LabelField
+from vea.data.shards import ShardReader
+from vea.data.transforms import CorruptImage, Views, decode
+from vea.errors import RunError, VeaError, did_you_mean
+
+ViewKind = Literal["pretrain", "classify"]
+Place = tuple[int, int]  # (step, slot); evaluation: (batch, sample)
+
+MAX_REPLACEMENTS = 1000  # bad samples in a row after which a reader gives up
+PREFETCH = 2  # batches that each worker prepares ahead
+SIGTERM_GRACE_S = 120  # how long a worker goes on after SIGTERM, so that its trainer can finish a step and save
+
+_log = logging.getLogger("vea.data")
+_logged: set[str] = set()  # bad keys this process has told about
+
+
+# --------------------------------------------------------------------------------------------------------------- sets
+
+
+class ShardSet:
+    """One ``DatasetRef``: its reader and the samples that ``fraction`` keeps.
+
+    Raises:
+        VeaError: no such set or split, or (with ``teacher_image``) no cached embeddings.
+    """
+
+    def __init__(self, ref: DatasetRef, *, teacher_image: bool = False) -> None:
+        self.name = ref.path
+        self.reader = ShardReader(ref.path, ref.split)
+        self.fields: dict[str, LabelField] = self.reader.index.fields
+        self._kept = kept_samples(len(self.reader), fraction=ref.fraction)
+        self._embeddings = CachedEmbeddings(self.reader, "teacher_image") if teacher_image else None
+
+    def __len__(self) -> int:
+        return len(self.reader) if self._kept is None else len(self._kept)
+
+    def read(self, i: int) -> tuple[str, bytes, dict[str, Any]]:
+        """Returns key, encoded image and metadata of kept sample ``i``."""
+        return self.reader.read(i if self._kept is None else int(self._kept[i]))
+
+    def embedding(self, i: int) -> np.ndarray | None:
+        """Returns the cached teacher embedding of kept sample ``i``, float32 (D,), or None where none are used."""
+        if self._embeddings is None:
+            return None
+        return self._embeddings.row(i if self._kept is None else int(self._kept[i]))
+
+
+class CachedEmbeddings:
+    """Rows of ``sidecars/NAME/<shard>.npy``, one per sample of the shard, read by memory map.
+
+    Raises:
+        VeaError: a file is missing or does not have a row for each sample.
+    """
+
+    def __init__(self, reader: ShardReader, name: str) -> None:
+        self._ends = np.cumsum([shard["samples"] for shard in reader.shards])
+        self._paths = [(reader.root / "sidecars" / name / shard["file"]).with_suffix(".npy") for shard in reader.shards]
+        self._name, self._root = name, reader.root
+        self._open: dict[int, np.ndarray] = {}
+        for shard in range(len(self._paths)):
+            self._rows(shard)
+        self._open.clear()
+
+    def _rows(self, shard: int) -> np.ndarray:
+        if shard not in self._open:
+            path = self._paths[shard]
+            samples = int(self._ends[shard] - (self._ends[shard - 1] if shard else 0))
+            try:
+                rows = np.load(path, mmap_mode="r", allow_pickle=False)
+            except FileNotFoundError:
+                raise VeaError(
+                    f"{path} is missing; write the {self._name} sidecar of {self._root} first, "
+                    "or set teacher.cache=none"
+                ) from None
+            except ValueError as error:
+                raise VeaError(f"{path} is not readable ({error}); write the sidecar again") from None
+            if rows.ndim != 2 or len(rows) != samples:
+                raise VeaError(f"{path} has shape {rows.shape} for {samples} samples; write the sidecar again")
+            if len(self._open) >= 64:  # a map holds a file descriptor
+                self._open.pop(next(iter(self._open)))
+            self._open[shard] = rows
+        return self._open[shard]
+
+    def row(self, i: int) -> np.ndarray:
+        """Returns the embedding of sample ``i`` of the split, float32 (D,)."""
+        shard = int(np.searchsorted(self._ends, i, side="right"))
+        first = int(self._ends[shard - 1]) if shard else 0
+        return np.array(self._rows(shard)[i - first], dtype=np.float32)
+
+
+# -------------------------------------------------------------------------------------------------------------- items
+
+
+class ItemMaker:
+    """Makes the items of one recipe from samples; the same for training and evaluation."""
+
+    def __init__(
+        self, config: RunConfig, sets: Sequence[ShardSet], *, views: ViewKind, train: bool, num_patches: int | None
+    ) -> None:
+        self.kind, self.seed, self.train = views, config.seed, train
+        channels = getattr(getattr(config, "model", None), "channels", 3)
+        self.views = Views(config.augment, seed=config.seed, channels=channels, train=train)
+        self.prompt: PromptConfig = getattr(config, "prompt", PromptConfig())
+        self.num_patches = 0
+        self.encoder = LabelEncoder({})
+        if views == "pretrain":
+            self.num_patches = num_patches or infer_num_patches(config)
+        else:
+            fields = merged_fields({shards.name: shards.fields for shards in sets})
+            wanted = getattr(config, "targets", None) or fields
+            for name in wanted:
+                if name not in fields:
+                    names = ", ".join(shards.name for shards in sets)
+                    raise VeaError(f"no label {name!r} in {names}{did_you_mean(name, fields)}")
+            self.encoder = LabelEncoder({name: fields[name] for name in wanted})
+
+    def make(self, shards: ShardSet, i: int, *, pass_number: int, place: Place) -> Item:
+        """Returns the item of kept sample ``i``; raises ``Unusable`` with its key when the image is corrupt."""
+        key, data, metadata = shards.read(i)
+        try:
+            image = decode(data)
+        except CorruptImage as error:
+            raise Unusable(key, shards.name, str(error)) from None
+        if self.kind == "classify":
+            arrays = {"image": self.views.one(image, key=key, pass_number=pass_number)}
+            labels = self.encoder.encode(metadata.get("labels") or {}, key=key, known=shards.fields)
+            return Item(key, place[1], arrays, labels=labels)
+        scene, person, has_person = self.views.two(
+            image, boxes=metadata.get("person_boxes") or [], key=key, pass_number=pass_number
+        )
+        arrays = {"scene": scene, "person": person, "has_person": np.array(has_person), "noise": self._noise(place)}
+        embedding = shards.embedding(i)
+        if embedding is not None:
+            arrays["teacher_image"] = embedding
+        return Item(key, place[1], arrays, lists={"text": prompt(metadata, config=self.prompt)})
+
+    def blank(self, shards: ShardSet, *, place: Place, key: str = "") -> Item:
+        """Returns a row that is not valid: black images and missing labels."""
+        size = self.views.config.image_size
+        image = np.zeros((self.views.channels, size, size), dtype=np.uint8)
+        replaced = [key] if key else []
+        if self.kind == "classify":
+            labels = self.encoder.encode({}, key=key, known={})
+            return Item(key, place[1], {"image": image}, labels=labels, valid=False, replaced=replaced)
+        arrays = {"scene": image, "person": image, "has_person": np.array(False), "noise": self._noise(place)}
+        embedding = shards.embedding(0)
+        if embedding is not None:
+            arrays["teacher_image"] = np.zeros_like(embedding)
+        return Item(key, place[1], arrays, lists={"text": ""}, valid=False, replaced=replaced)
+
+    def _noise(self, place: Place) -> np.ndarray:
+        # evaluation: the masks of a sample do not depend on the batch size
+        where = place if self.train else ("eval", place[1])
+        return mask_noise(self.seed, *where, num_patches=self.num_patches)
+
+
+class Unusable(Exception):
+    """A sample whose image cannot be decoded."""
+
+    def __init__(self, key: str, where: str, reason: str) -> None:
+        super().__init__(f"{where}: sample {key!r} cannot be decoded ({reason})")
+        self.key = key
+
+    def log(self, consequence: str) -> None:
+        """Warns once per key and process."""
+        if str(self) not in _logged:
+            _logged.add(str(self))
+            _log.warning("%s; %s", self, consequence)
+
+
+def infer_num_patches(config: RunConfig) -> int:
+    """Returns the patches of a view for the config's encoder: the square of image side over patch side.
+
+    Raises:
+        VeaError: the patch size is neither in ``model.encoder.args`` nor in the encoder's name, or does not divide.
+    """
+    encoder = config.model.encoder  # type: ignore[attr-defined]
+    named = re.search(r"patch(\d+)", encoder.name)
+    patch = encoder.args.get("patch_size") or (int(named.group(1)) if named else None)
+    if patch is None:
+        raise VeaError(f"model.encoder.args: set patch_size, the name {encoder.name!r} does not say it")
+    side = config.augment.image_size
+    if side % patch:
+        raise VeaError(f"augment.image_size ({side}) is not a multiple of the encoder's patch size ({patch})")
+    return (side // patch) ** 2
+
+
+class _Failure:
+    """An error made for people, carried out of a worker: torch would wrap it in a traceback."""
+
+    def __init__(self, error: VeaError) -> None:
+        self.kind, self.message = type(error), str(error)
+
+    def throw(self) -> None:
+        raise self.kind(self.message)
+
+
+def _collate(items: Sequence[Item | _Failure]) -> Batch | _Failure:
+    failure = next((item for item in items if isinstance(item, _Failure)), None)
+    return failure if failure is not None else collate([item for item in items if isinstance(item, Item)])
+
+
+class TrainSet(Dataset):
+    """Map from (step, slot) to the item that stands there."""
+
+    def __init__(self, config: RunConfig, *, views: ViewKind, num_patches: int | None) -> None:
+        refs = config.data.train
+        if not refs:
+            raise VeaError("data.train names no data set, e.g. [{path: data/synthetic, split: train}]")
+        self.sets = _open_sets(refs, config, views=views)
+        self.maker = ItemMaker(config, self.sets, views=views, train=True, num_patches=num_patches)
+        self.order = Order(
+            sizes=tuple(len(shards) for shards in self.sets),
+            weights=tuple(ref.weight for ref in refs),
+            seed=config.seed,
+            global_batch_size=config.data.global_batch_size,
+            virtual_readers=config.data.virtual_readers,
+        )
+
+    def __getitem__(self, place: Place) -> Item | _Failure:
+        try:
+            return self._item(place)
+        except VeaError as error:
+            return _Failure(error)
+
+    def _item(self, place: Place) -> Item:
+        """A corrupt image gives its place to the next good sample of the same reader; later draws do not shift."""
+        draw = planned = self.order.draw(*place)
+        bad: list[str] = []
+        for _ in range(MAX_REPLACEMENTS):
+            try:
+                item = self.maker.make(self.sets[draw.dataset], draw.sample, pass_number=draw.pass_number, place=place)
+                item.replaced = bad
+                return item
+            except Unusable as problem:
+                problem.log("the next sample of its reader stands in for it")
+                bad.append(problem.key)
+            draw = self.order.at(dataset=planned.dataset, reader=planned.reader, position=draw.position + 1)
+        raise RunError(
+            f"{self.sets[planned.dataset].name}: {MAX_REPLACEMENTS} samples in a row cannot be decoded "
+            f"(the last is {bad[-1]!r}); `vea shards check` lists them"
+        )
+
+
+class EvalSet(Dataset):
+    """Map from (batch, sample number over all sets) to an item; numbers past the end are padding."""
+
+    def __init__(
+        self, config: RunConfig, refs: Sequence[DatasetRef], *, views: ViewKind, num_patches: int | None
+    ) -> None:
+        if not refs:
+            raise VeaError("no data set to evaluate on: name one in data.val")
+        self.sets = _open_sets(refs, config, views=views)
+        self.ends = np.cumsum([len(shards) for shards in self.sets])
+        self.maker = ItemMaker(config, self.sets, views=views, train=False, num_patches=num_patches)
+
+    def __getitem__(self, place: Place) -> Item | _Failure:
+        number = place[1]
+        try:
+            if number >= self.ends[-1]:
+                return self.maker.blank(self.sets[0], place=place)
+            which = int(np.searchsorted(self.ends, number, side="right"))
+            first = int(self.ends[which - 1]) if which else 0
+            try:
+                return self.maker.make(self.sets[which], number - first, pass_number=0, place=place)
+            except Unusable as problem:
+                problem.log("it is left out of the evaluation")
+                return self.maker.blank(self.sets[which], place=place, key=problem.key)
+        except VeaError as error:
+            return _Failure(error)
+
+
+def _open_sets(refs: Sequence[DatasetRef], config: RunConfig, *, views: ViewKind) -> list[ShardSet]:
+    teacher = getattr(config, "teacher", None)
+    cached = views == "pretrain" and teacher is not None and teacher.cache == "image"
+    return [ShardSet(ref, teacher_image=cached) for ref in refs]
+
+
+# ------------------------------------------------------------------------------------------------------------- loaders
+
+
+class TrainPlaces:
+    """The places of one rank, micro-batch by micro-batch, forever (a ``batch_sampler``)."""
+
+    def __init__(self, *, start_step: int, first: int, last: int, micro_batch: int) -> None:
+        self.start_step, self.first, self.last, self.micro_batch = start_step, first, last, micro_batch
+
+    def __iter__(self) -> Iterator[list[Place]]:
+        for step in itertools.count(self.start_step):
+            for start in range(self.first, self.last, self.micro_batch):
+                yield [(step, slot) for slot in range(start, min(start + self.micro_batch, self.last))]
+
+
+class EvalPlaces:
+    """The sample numbers of one rank, batch by batch; every rank has the same number of batches of the same size."""
+
+    def __init__(self, *, num_samples: int, batch_size: int, rank: int, world_size: int) -> None:
+        self.batch_size = min(batch_size, math.ceil(num_samples / world_size))
+        self.rank, self.stride = rank, self.batch_size * world_size
+        self.num_batches = math.ceil(num_samples / self.stride)
+
+    def __len__(self) -> int:
+        return self.num_batches
+
+    def __iter__(self) -> Iterator[list[Place]]:
+        for batch in range(self.num_batches):
+            first = batch * self.stride + self.rank * self.batch_size
+            yield [(batch, number) for number in range(first, first + self.batch_size)]
+
+
+def train_loader(
+    config: RunConfig,
+    *,
+    views: ViewKind,
+    start_step: int,
+    micro_batch: int,
+    rank: int,
+    world_size: int,
+    num_patches: int | None = None,
+) -> Iterator[Batch]:
+    """Returns the micro-batches of this rank from ``start_step`` on, without end.
+
+    Rank r of W holds places [r * B/W, (r + 1) * B/W) of each global batch, in order. The batch dicts are in
+    docs/architecture.md; ``replaced`` lists the keys of corrupt images.
+
+    Raises:
+        VeaError: a data set is missing or damaged, sets disagree about a label, or B is no multiple of W.
+    """
+    total = config.data.global_batch_size
+    if total % world_size:
+        raise VeaError(f"data.global_batch_size ({total}) is not a multiple of the {world_size} ranks; change one")
+    local = total // world_size
+    data = TrainSet(config, views=views, num_patches=num_patches)
+    places = TrainPlaces(
+        start_step=start_step, first=rank * local, last=(rank + 1) * local, micro_batch=min(micro_batch, local)
+    )
+    return _batches(data, places, config)
+
+
+def eval_loader(
+    config: RunConfig,
+    *,
+    views: ViewKind,
+    refs: list[DatasetRef],
+    batch_size: int,
+    rank: int,
+    world_size: int,
+    num_patches: int | None = None,
+) -> Iterator[Batch]:
+    """Returns one pass over ``refs`` in index order: every sample once over all ranks, evaluation views.
+
+    ``batch_size`` is per rank. Ranks concatenated in order give index order; all have the same number of batches, the
+    padding at the end has ``valid == False``, and so has an image that cannot be decoded (its key is in ``replaced``).
+
+    Raises:
+        VeaError: as ``train_loader``.
+    """
+    data = EvalSet(config, refs, views=views, num_patches=num_patches)
+    places = EvalPlaces(num_samples=int(data.ends[-1]), batch_size=batch_size, rank=rank, world_size=world_size)
+    return _batches(data, places, config)
+
+
+def _batches(data: Dataset, places: TrainPlaces | EvalPlaces, config: RunConfig) -> Iterator[Batch]:
+    workers = config.data.workers
+    loader = DataLoader(
+        data,
+        batch_sampler=places,  # type: ignore[arg-type]
+        num_workers=workers,
+        collate_fn=_collate,
+        worker_init_fn=_start_worker if workers else None,
+        prefetch_factor=PREFETCH if workers else None,
+        multiprocessing_context="fork" if workers else None,
+        pin_memory=config.runtime.device != "cpu" and torch.cuda.is_available(),
+        generator=torch.Generator(),  # a loader that starts must not move the generator of dropout
+    )
+    batches = _unwrapped(loader)
+    _running.add(batches)
+    return batches
+
+
+_running: weakref.WeakSet[Generator[Batch, None, None]] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_loaders() -> None:
+    """Ends the workers of loaders that are still referenced at exit, before Python waits for them in vain."""
+    for batches in list(_running):
+        batches.close()
+
+
+def _unwrapped(loader: DataLoader) -> Generator[Batch, None, None]:
+    for batch in loader:
+        if isinstance(batch, _Failure):
+            batch.throw()
+        yield batch
+
+
+def _start_worker(worker: int) -> None:
+    """Prepares a loader process: one thread, and signals that are the trainer's business.
+
+    SLURM signals every process of a step. A worker that died would fail the step that the trainer wants to finish and
+    save, so it ignores them, but not forever: Python ends its children by SIGTERM and waits for them.
+    """
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, _end_later)
+
+
+def _end_later(number: int, frame: FrameType | None) -> None:
+    signal.alarm(SIGTERM_GRACE_S)
