@@ -1,0 +1,119 @@
+"""What every reader of a raw layout shares: a fixed order of samples, missing files, tables."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from vea.data.cards import Card
+from vea.data.sample import LabelField, Sample
+from vea.data.shards import Skipped
+from vea.errors import VeaError, did_you_mean
+
+
+def hash_of(key: str) -> bytes:
+    """Returns 8 bytes that depend on the key alone: they order samples and cut splits where none exist."""
+    return hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+
+
+class Source:
+    """Reads one raw layout. Subclasses list what there is (``records``) and load one of it (``load``).
+
+    Listing is cheap and without images, so that order, limit and parts of the work are decided before any is read.
+    """
+
+    options: dict[str, Any] = {}  # noqa: RUF012 (names and defaults of card.options; read only)
+    needs_root = True
+
+    def __init__(self, card: Card):
+        self.card = card
+        for name in card.options:
+            if name not in self.options:
+                raise VeaError(
+                    f"card {card.name}: layout {card.layout!r} has no option {name!r}{did_you_mean(name, self.options)}"
+                )
+        self.option = {**self.options, **card.options}
+        self.warnings: list[str] = []
+
+    def fields(self, root: Path) -> dict[str, LabelField]:
+        """Returns the label fields, classes in index order."""
+        return self.card.label_fields
+
+    def splits(self, root: Path) -> list[str]:
+        """Returns the names of the splits that can be read."""
+        return list(self.card.splits)
+
+    def records(self, root: Path, split: str) -> Iterable[tuple[str, Any]]:
+        """Returns (key, what ``load`` needs) of every sample of a split, in any order."""
+        raise NotImplementedError  # abstract
+
+    def load(self, root: Path, split: str, key: str, record: Any) -> Sample:
+        """Returns one sample; raises ``FileNotFoundError`` when its image is missing."""
+        raise NotImplementedError  # abstract
+
+    def samples(self, root: str | Path, split: str, *, limit: int | None = None) -> Iterator[Sample | Skipped]:
+        """Yields the samples of a split, ordered by a hash of the key so that shards are not sorted by class.
+
+        Raises:
+            VeaError: files of the layout are missing or do not say what they should.
+        """
+        root = Path(root)
+        records = sorted(self.records(root, split), key=lambda pair: (hash_of(pair[0]), pair[0]))
+        for key, record in records[:limit]:
+            try:
+                yield self.load(root, split, key, record)
+            except FileNotFoundError as error:
+                yield Skipped(key, f"the image file is missing: {error.filename or error}")
+
+
+def require_file(root: Path, name: str, card: Card) -> Path:
+    """Returns ``root/name``; raises ``VeaError`` with the way to obtain the set when it does not exist."""
+    path = root / name
+    if not path.exists():
+        raise VeaError(
+            f"{root} is not the raw folder of {card.name}: {name} is missing. To obtain it: {card.obtain.strip()}"
+        )
+    return path
+
+
+def read_csv(path: Path, columns: Iterable[str]) -> list[dict[str, str]]:
+    """Returns the rows of a CSV file with a header; raises ``VeaError`` when a column is missing."""
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file)
+        rows = list(reader)
+    for column in columns:
+        if column not in (reader.fieldnames or ()):
+            raise VeaError(f"{path} has no column {column!r}{did_you_mean(column, reader.fieldnames or ())}")
+    return rows
+
+
+def read_json(path: Path) -> Any:
+    """Returns the value in a JSON file; raises ``VeaError`` when it is not JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except ValueError as error:
+        raise VeaError(f"{path} is not readable JSON: {error}") from None
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """Returns the rows of a file with one JSON object a line; raises ``VeaError`` naming the first bad line."""
+    rows = []
+    with open(path, encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                if line.strip():
+                    rows.append(json.loads(line))
+            except ValueError as error:
+                raise VeaError(f"{path}, line {number}, is not readable JSON: {error}") from None
+    return rows
+
+
+def image_sample(path: Path, *, key: str, split: str, source: str, **known: Any) -> Sample:
+    """Returns the sample of an image file; the writer sees to the true format, so the extension is the name's."""
+    return Sample(
+        key=key, image=path.read_bytes(), extension=path.suffix.lstrip(".").lower(), source=source, split=split, **known
+    )

@@ -1,0 +1,95 @@
+"""EmoSet (ICCV 2023): ``info.json``, ``{train,val,test}.json``, ``{annotation,image}/<emotion>/<id>.{json,jpg}``.
+
+Split rows are ``[emotion, image, annotation]`` or ``[emotion, id, image, annotation]``; both are in circulation, and so
+are a nested ``info.json`` (one map per attribute) and an older flat one (emotion only).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from vea.data.sample import LabelField, Sample
+from vea.data.sources.base import Source, image_sample, read_json, require_file
+from vea.errors import VeaError
+
+_TENTHS = ("brightness", "colorfulness")
+
+
+def classes_of(info: dict[str, Any], field: str) -> tuple[str, ...]:
+    """Returns the class names of one attribute in index order, empty where ``info.json`` does not have it.
+
+    Raises:
+        VeaError: the indices are not 0 .. n-1.
+    """
+    entry = info.get(field, info if field == "emotion" and "label2idx" in info else {})
+    by_name: dict[str, Any] = entry.get("label2idx", entry if all(isinstance(v, int) for v in entry.values()) else {})
+    if sorted(by_name.values()) != list(range(len(by_name))):
+        raise VeaError(f"info.json: the indices of {field!r} are not 0 to {len(by_name) - 1}")
+    return tuple(sorted(by_name, key=by_name.__getitem__))
+
+
+def _flat(info: dict[str, Any]) -> bool:
+    return bool(info) and all(isinstance(value, int) for value in info.values())
+
+
+class EmoSet(Source):
+    """Fields: ``emotion`` and the six attributes.
+
+    Class orders are those of the folder's ``info.json``; the card's where it has none.
+    """
+
+    def fields(self, root: Path) -> dict[str, LabelField]:
+        """Returns the seven fields; a difference between ``info.json`` and the card is a warning."""
+        info = read_json(require_file(root, "info.json", self.card))
+        if not isinstance(info, dict):
+            raise VeaError(f"{root / 'info.json'} must hold a map of labels, it holds a {type(info).__name__}")
+        if _flat(info):  # the oldest form: {"amusement": 0, ...}
+            info = {"emotion": info}
+        fields = {}
+        for name, field in self.card.label_fields.items():
+            classes = classes_of(info, name)
+            if classes and classes != field.classes:
+                first = next(
+                    (i for i, pair in enumerate(zip(classes, field.classes, strict=False)) if pair[0] != pair[1]),
+                    min(len(classes), len(field.classes)),
+                )
+                self.warnings.append(
+                    f"warning: {root / 'info.json'} orders {name!r} other than the card from index {first} "
+                    f"on ({len(classes)} classes, the card has {len(field.classes)}); info.json is used"
+                )
+            fields[name] = LabelField(field.kind, classes or field.classes)
+        return fields
+
+    def records(self, root: Path, split: str) -> Iterable[tuple[str, Any]]:
+        """Returns (emotion and id, (emotion, image path, annotation path))."""
+        path = require_file(root, f"{split}.json", self.card)
+        records = []
+        for number, row in enumerate(read_json(path)):
+            if not isinstance(row, list) or len(row) not in (3, 4):
+                raise VeaError(
+                    f"{path}, row {number}: expected [emotion, image, annotation] or "
+                    f"[emotion, id, image, annotation], got {row!r}"
+                )
+            emotion, image, annotation = row[0], row[-2], row[-1]
+            stem = Path(image).stem  # ids carry the emotion as released; elsewhere they may repeat across folders
+            key = stem if stem.startswith(str(emotion)) else f"{emotion}_{stem}"
+            records.append((key, (emotion, image, annotation)))
+        return records
+
+    def load(self, root: Path, split: str, key: str, record: Any) -> Sample:
+        """Returns one image; attributes that its annotation does not have are absent."""
+        emotion, image, annotation = record
+        path = root / annotation
+        known = read_json(path) if path.is_file() else {}
+        labels: dict[str, Any] = {"emotion": emotion}
+        for name, field in self.card.label_fields.items():
+            value = known.get(name)
+            if name == "emotion" or value in (None, "", []):
+                continue
+            if field.kind == "multilabel":
+                labels[name] = [value] if isinstance(value, str) else list(value)
+            else:
+                labels[name] = f"{float(value):.1f}" if name in _TENTHS else str(value)
+        return image_sample(root / image, key=key, split=split, source=self.card.name, labels=labels)
