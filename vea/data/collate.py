@@ -27,7 +27,7 @@ class Item:
     lists: dict[str, Any] = field(default_factory=dict)
     labels: dict[str, np.ndarray] = field(default_factory=dict)
     valid: bool = True
-    replaced: list[str] = field(default_factory=list)
+    problems: dict[str, str] = field(default_factory=dict)  # key of each sample that could not be used: a sentence
 
 
 def merged_fields(fields_by_set: Mapping[str, Mapping[str, LabelField]]) -> dict[str, LabelField]:
@@ -123,7 +123,7 @@ def collate(items: Sequence[Item]) -> Batch:
     batch["keys"] = [item.key for item in items]
     batch["slot"] = torch.tensor([item.slot for item in items], dtype=torch.int64)
     batch["valid"] = torch.tensor([item.valid for item in items], dtype=torch.bool)
-    batch["replaced"] = [key for item in items for key in item.replaced]
+    batch["replaced"] = [key for item in items for key in item.problems]
     return batch
 
 

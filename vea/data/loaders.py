@@ -39,7 +39,7 @@ PREFETCH = 2  # batches that each worker prepares ahead
 SIGTERM_GRACE_S = 120  # how long a worker goes on after SIGTERM, so that its trainer can finish a step and save
 
 _log = logging.getLogger("vea.data")
-_logged: set[str] = set()  # bad keys this process has told about
+_logged: set[str] = set()  # what this process has told already
 
 
 # --------------------------------------------------------------------------------------------------------------- sets
@@ -162,19 +162,20 @@ class ItemMaker:
             arrays["teacher_image"] = embedding
         return Item(key, place[1], arrays, lists={"text": prompt(metadata, config=self.prompt)})
 
-    def blank(self, shards: ShardSet, *, place: Place, key: str = "") -> Item:
+    def blank(self, shards: ShardSet, *, place: Place, problem: Unusable | None = None) -> Item:
         """Returns a row that is not valid: black images and missing labels."""
+        key = problem.key if problem else ""
+        problems = {key: f"{problem}; it is left out of the evaluation"} if problem else {}
         size = self.views.config.image_size
         image = np.zeros((self.views.channels, size, size), dtype=np.uint8)
-        replaced = [key] if key else []
         if self.kind == "classify":
             labels = self.encoder.encode({}, key=key, known={})
-            return Item(key, place[1], {"image": image}, labels=labels, valid=False, replaced=replaced)
+            return Item(key, place[1], {"image": image}, labels=labels, valid=False, problems=problems)
         arrays = {"scene": image, "person": image, "has_person": np.array(False), "noise": self._noise(place)}
         embedding = shards.embedding(0)
         if embedding is not None:
             arrays["teacher_image"] = np.zeros_like(embedding)
-        return Item(key, place[1], arrays, lists={"text": ""}, valid=False, replaced=replaced)
+        return Item(key, place[1], arrays, lists={"text": ""}, valid=False, problems=problems)
 
     def _noise(self, place: Place) -> np.ndarray:
         # evaluation: the masks of a sample do not depend on the batch size
@@ -188,12 +189,6 @@ class Unusable(Exception):
     def __init__(self, key: str, where: str, reason: str) -> None:
         super().__init__(f"{where}: sample {key!r} cannot be decoded ({reason})")
         self.key = key
-
-    def log(self, consequence: str) -> None:
-        """Warns once per key and process."""
-        if str(self) not in _logged:
-            _logged.add(str(self))
-            _log.warning("%s; %s", self, consequence)
 
 
 def infer_num_patches(config: RunConfig) -> int:
@@ -223,9 +218,14 @@ class _Failure:
         raise self.kind(self.message)
 
 
-def _collate(items: Sequence[Item | _Failure]) -> Batch | _Failure:
-    failure = next((item for item in items if isinstance(item, _Failure)), None)
-    return failure if failure is not None else collate([item for item in items if isinstance(item, Item)])
+def _collate(items: Sequence[Item | _Failure]) -> tuple[Batch, list[str]] | _Failure:
+    """Returns the batch and a sentence for each sample that could not be used, to be told by the main process."""
+    good: list[Item] = []
+    for item in items:
+        if isinstance(item, _Failure):
+            return item
+        good.append(item)
+    return collate(good), [sentence for item in good for sentence in item.problems.values()]
 
 
 class TrainSet(Dataset):
@@ -254,19 +254,18 @@ class TrainSet(Dataset):
     def _item(self, place: Place) -> Item:
         """A corrupt image gives its place to the next good sample of the same reader; later draws do not shift."""
         draw = planned = self.order.draw(*place)
-        bad: list[str] = []
+        problems: dict[str, str] = {}
         for _ in range(MAX_REPLACEMENTS):
             try:
                 item = self.maker.make(self.sets[draw.dataset], draw.sample, pass_number=draw.pass_number, place=place)
-                item.replaced = bad
+                item.problems = problems
                 return item
             except Unusable as problem:
-                problem.log("the next sample of its reader stands in for it")
-                bad.append(problem.key)
+                problems[problem.key] = f"{problem}; the next sample of its reader stands in for it"
             draw = self.order.at(dataset=planned.dataset, reader=planned.reader, position=draw.position + 1)
         raise RunError(
             f"{self.sets[planned.dataset].name}: {MAX_REPLACEMENTS} samples in a row cannot be decoded "
-            f"(the last is {bad[-1]!r}); `vea shards check` lists them"
+            f"({', '.join(list(problems)[:3])} ...); `vea shards check` lists them"
         )
 
 
@@ -292,8 +291,7 @@ class EvalSet(Dataset):
             try:
                 return self.maker.make(self.sets[which], number - first, pass_number=0, place=place)
             except Unusable as problem:
-                problem.log("it is left out of the evaluation")
-                return self.maker.blank(self.sets[which], place=place, key=problem.key)
+                return self.maker.blank(self.sets[which], place=place, problem=problem)
         except VeaError as error:
             return _Failure(error)
 
@@ -417,9 +415,14 @@ def _close_loaders() -> None:
 
 
 def _unwrapped(loader: DataLoader) -> Generator[Batch, None, None]:
-    for batch in loader:
-        if isinstance(batch, _Failure):
-            batch.throw()
+    for made in loader:
+        if isinstance(made, _Failure):
+            made.throw()
+        batch, problems = made
+        for problem in problems:
+            if problem not in _logged:
+                _logged.add(problem)
+                _log.warning(problem)
         yield batch
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import cv2
 import numpy as np
 import simplejpeg
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 import vea  # noqa: F401  (sets NO_ALBUMENTATIONS_UPDATE before the next import)
 from vea.config import AugmentConfig
@@ -116,6 +116,8 @@ def _oriented(image: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):  # its text holds the address of a buffer
+        return "not an image that can be read"
     return " ".join(str(error).split()) or type(error).__name__
 
 
