@@ -2,6 +2,11 @@
 
 import itertools
 import logging
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
 from collections import Counter
 
 import cv2
@@ -256,6 +261,32 @@ def test_a_loader_leaves_torchs_generator_alone(data):
         torch.manual_seed(3)
         steps(config(data, workers=workers), count=1)
         assert torch.rand(1) == expected
+
+
+def test_workers_outlive_the_signals_that_ask_the_trainer_to_save(data):
+    batches = train_loader(config(data, workers=1), views="pretrain", start_step=0, micro_batch=8, rank=0, world_size=1)
+    next(batches)
+    (worker,) = multiprocessing.active_children()
+    for number in (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT):
+        os.kill(worker.pid, number)
+    assert len([next(batches) for _ in range(12)]) == 12
+    assert worker.is_alive()
+    batches.close()
+    worker.join(5)
+    assert not worker.is_alive()
+
+
+def test_a_script_that_still_holds_a_loader_ends_at_once(data):
+    script = f"""
+from vea.config import *
+from vea.data.loaders import train_loader
+data = DataConfig(train=[DatasetRef(path={data!r})], global_batch_size=8, virtual_readers=4, workers=2)
+config = PretrainConfig(name="x", data=data, train=TrainConfig(steps=1), augment=AugmentConfig(image_size=16))
+batches = train_loader(config, views="pretrain", start_step=0, micro_batch=8, rank=0, world_size=1)
+print(len(next(batches)["keys"]))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and done.stdout == "8\n", done.stderr
 
 
 def test_cached_teacher_embeddings(data, tmp_path):
