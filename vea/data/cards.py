@@ -70,9 +70,14 @@ def read_card(path: str | Path) -> Card:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise VeaError(f"card {path} is not readable YAML: {' '.join(str(error).split())}") from None
     except ValidationError as error:
-        first = error.errors()[0]
+        # A misspelt key is two errors, one missing and one unknown: the unknown one says more.
+        first = min(error.errors(), key=lambda entry: entry["type"] != "extra_forbidden")
         place = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise VeaError(f"card {path}: {place}: {first['msg']}") from None
+        if first["type"] == "extra_forbidden":
+            known = Card if len(first["loc"]) == 1 else FieldCard
+            near = did_you_mean(str(first["loc"][-1]), known.model_fields)
+            raise VeaError(f"card {path}: unknown key {place!r}{near}") from None
+        raise VeaError(f"card {path}: {place}: {first['msg'][0].lower() + first['msg'][1:]}") from None
 
 
 def find_card(name: str, folder: str | Path) -> Card:

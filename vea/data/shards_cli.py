@@ -121,7 +121,8 @@ def _field_lines(name: str, field: LabelField, by_split: dict[str, dict[str, Any
     if len(shown) > top:  # the most frequent, of the first split
         first = next(iter(by_split.values()))
         shown = tuple(sorted(shown, key=lambda label: -first.get(label, 0))[:top])
-    width = max(len(label) for label in shown)
+    width = max(len(label) for label in (*shown, name))
+    lines[0] = f"  {name} ({field.kind})".ljust(width + 5) + " ".join(f"{split:>8}" for split in by_split)
     lines += [
         f"    {label:<{width}} " + " ".join(f"{by_split[split].get(label, 0):>8,}" for split in by_split)
         for label in shown
