@@ -187,7 +187,7 @@ def make_oasis(root: Path) -> None:
         ("I1", "Acorns_1", "Object", "train"),
         ("I2", "Bird_(blue)_2", "Animal", "train"),
         ("I3", "Lake_1", "Scenery", "valid"),
-        ("I4", "Boy_1", "Pen", "test"),
+        ("I4", "Boy_1", "Person", "test"),
     ]
     lines = [
         "id,file,theme,theme_group,category,source,valence_mean,valence_sd,valence_n,arousal_mean,arousal_sd,arousal_n,"
