@@ -17,6 +17,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from vea.data.prompts import listed
 from vea.data.sample import LabelField, Sample
 from vea.errors import VeaError, did_you_mean
 from vea.labels import EMOSET_FACE_6, FER2013_7, FERPLUS_8, MIKELS_8, map_expressions
@@ -235,18 +236,13 @@ def _article(word: str) -> str:
     return "an" if word[0] in "aeiou" else "a"
 
 
-def _listed(words: list[str]) -> str:
-    """Returns ``a``, ``a and b`` or ``a, b and c``."""
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
-
-
 def _captions(plan: _Plan, brightness: float, colorfulness: float, rng: np.random.Generator) -> list[str]:
     """Returns two captions of what is drawn. Neither names the emotion of the scene."""
     names = [f"{_article(name.lower())} {name.lower()}" for name in plan.objects]
     light = "dark" if brightness < 0.35 else "bright" if brightness > 0.65 else "softly lit"
     color = "grey" if colorfulness < 0.15 else "colorful" if colorfulness > 0.45 else "pale"
     place = _SCENE_WORDS[plan.scene]
-    things = f" with {_listed(names)}" if names else ""
+    things = f" with {listed(names)}" if names else ""
     if plan.expression is None:
         return [
             f"{place.capitalize()}{things}, nobody is there.",

@@ -25,6 +25,7 @@ from vea.errors import VeaError, did_you_mean
 
 TINY_SYNTHETIC = Path(__file__).resolve().parent.parent / "assets" / "tiny_teacher"
 TEXT_CACHE_SIZE = 50_000  # prompts; at 512 floats each about 100 MB
+TEXT_GROUP = 32  # texts per forward of a text tower
 WEIGHTS_NAME = "model.safetensors"
 
 
@@ -83,15 +84,20 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """Returns (B, D) L2-normalised fp32 embeddings; each distinct text goes through the tower once."""
+        """Returns (B, D) L2-normalised fp32 embeddings; each distinct text goes through the tower once.
+
+        A text always goes through in a group of the same shape: its bits must not depend on what was asked for
+        beside it, or a run that resumes with an empty cache would leave the path of one that was never stopped.
+        """
         missing = [text for text in dict.fromkeys(texts) if text not in self._text_cache]
         if len(self._text_cache) + len(missing) > TEXT_CACHE_SIZE:
             self._text_cache.clear()
             missing = list(dict.fromkeys(texts))
-        for start in range(0, len(missing), 256):
-            chunk = missing[start : start + 256]
-            features = F.normalize(self.text_features(chunk).float(), dim=-1).cpu()
-            self._text_cache.update(zip(chunk, features, strict=True))
+        for start in range(0, len(missing), TEXT_GROUP):
+            group = missing[start : start + TEXT_GROUP]
+            padded = group + [""] * (TEXT_GROUP - len(group))
+            features = F.normalize(self.text_features(padded).float(), dim=-1).cpu()
+            self._text_cache.update(zip(group, features))
         device = cast(Tensor, self.mean).device
         return torch.stack([self._text_cache[text] for text in texts]).to(device)
 
@@ -244,7 +250,7 @@ class TwoTowerTeacher(Teacher):
         return self.image_map(self.image_tower(pixels))
 
     def text_features(self, texts: list[str]) -> Tensor:
-        return self.text_map(sentence_features(self.tokenizer, self.text_tower, texts))
+        return self.text_map(sentence_features(self.tokenizer, self.text_tower, texts, length=64))
 
 
 def _linear(weights: dict[str, Tensor], name: str) -> nn.Linear:
@@ -307,15 +313,21 @@ def text_tower(config: dict[str, Any]) -> tuple[Any, nn.Module]:
     folder = text_tower_folder(config["package"])
     _check_file(folder / WEIGHTS_NAME, config.get("sha256"), "text tower")
     from transformers import AutoModel, AutoTokenizer
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()  # a bar for a file that loads in a blink
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     model = AutoModel.from_pretrained(folder, local_files_only=True)
     return tokenizer, model.requires_grad_(False).eval()
 
 
-def sentence_features(tokenizer: Any, model: nn.Module, texts: list[str]) -> Tensor:
-    """Returns (B, width) mean-pooled, L2-normalised sentence embeddings, as the MiniLM sentence encoders are used."""
-    tokens = tokenizer(texts, padding=True, truncation=True, max_length=128, return_tensors="pt")
+def sentence_features(tokenizer: Any, model: nn.Module, texts: list[str], *, length: int | None = None) -> Tensor:
+    """Returns (B, width) mean-pooled, L2-normalised sentence embeddings, as the MiniLM sentence encoders are used.
+
+    ``length`` pads and cuts to that many tokens; without it the longest text decides, up to 128.
+    """
+    padding = "longest" if length is None else "max_length"
+    tokens = tokenizer(texts, padding=padding, truncation=True, max_length=length or 128, return_tensors="pt")
     tokens = tokens.to(next(model.parameters()).device)
     hidden = model(**tokens).last_hidden_state.float()
     mask = tokens["attention_mask"].unsqueeze(-1).float()
