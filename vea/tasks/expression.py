@@ -150,6 +150,8 @@ class ExpressionTask(Task):
         model = config.model
         self.encoder = build_trunk(model, image_size=config.augment.image_size)
         self.is_transformer = isinstance(self.encoder, VisionTransformer)
+        if not self.is_transformer:  # as its inputs; also gives gradients the strides of DDP's buckets
+            self.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if model.pool == "cls" and not (self.is_transformer and getattr(self.encoder, "cls_token", None) is not None):
             raise VeaError(f"model.pool is cls and {model.encoder.name} has no class token; set model.pool=avg")
         self.heads = LinearHeads(
