@@ -172,7 +172,7 @@ class ExpressionTask(Task):
         if train == "last_blocks":
             layers = group_parameters(self.encoder, self.encoder.group_matcher(), reverse=True)  # type: ignore[operator]
             last = max(layers.values())
-            trained = {name for name, layer in layers.items() if layer > last - 1 - LAST_BLOCKS}
+            trained = {name for name, layer in layers.items() if layer > last - LAST_BLOCKS}
         for name, parameter in self.encoder.named_parameters():
             parameter.requires_grad_(name in trained)
 
