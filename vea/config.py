@@ -60,6 +60,9 @@ class AugmentConfig(Section):
     """Training-time changes to a view. Evaluation always resizes and centre-crops."""
 
     image_size: int = Field(224, ge=8)
+    region: Literal["whole", "head"] = Field(
+        "whole", description="classification: the whole image, or the head of the most prominent person's box"
+    )
     scale: tuple[float, float] = (0.2, 1.0)
     ratio: tuple[float, float] = (0.75, 4 / 3)
     flip: float = Field(0.5, ge=0, le=1)
@@ -167,23 +170,20 @@ class ObjectiveConfig(Section):
     similarity: float = Field(1.0, ge=0)
     contrastive: float = Field(1.0, ge=0, description="contrastive similarity over paired and unpaired samples")
     person_reconstruction: float = Field(0.0, ge=0)
-    infonce: float = Field(0.0, ge=0)
-    sigmoid: float = Field(0.0, ge=0)
-    soft_label: float = Field(0.0, ge=0)
-    norm_pix: bool = False
-    focal_gamma: float = Field(0.0, ge=0)
-    temperature: float = Field(0.07, gt=0)
+    infonce: float = Field(0.0, ge=0, description="symmetric InfoNCE between the fused embedding and the text")
+    sigmoid: float = Field(0.0, ge=0, description="pairwise sigmoid loss (SigLIP), with learned scale and bias")
+    norm_pix: bool = Field(False, description="reconstruct patches normalised by their own mean and deviation")
+    temperature: float = Field(0.07, gt=0, description="of infonce; where the scale of sigmoid starts")
 
 
 class PretrainModelConfig(Section):
-    """UniEmoX: encoder, decoder, masking and fusion. ``recipe: released`` follows the authors' released code."""
+    """UniEmoX: encoder, decoder, masking and fusion (``vea.models.fusion`` lists the formulas)."""
 
     encoder: EncoderConfig = EncoderConfig()
     decoder: DecoderConfig = DecoderConfig()
     mask_ratio: float = Field(0.75, gt=0, lt=1)
     fusion: Literal["none", "easy", "weighted", "dual", "glu", "lambda"] = "easy"
-    variant: Literal["paper", "released"] = "paper"
-    checkpointing: bool = False
+    checkpointing: bool = Field(False, description="recompute activations in the backward pass: less memory, slower")
 
 
 class ClassifierConfig(Section):

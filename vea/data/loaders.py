@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 from vea.config import DatasetRef, PromptConfig, RunConfig
 from vea.data.collate import Batch, Item, LabelEncoder, collate, mask_noise, merged_fields
 from vea.data.order import Order, kept_samples
+from vea.data.person import head_window
 from vea.data.prompts import prompt
 from vea.data.sample import LabelField
 from vea.data.shards import ShardReader
@@ -126,6 +127,7 @@ class ItemMaker:
         self, config: RunConfig, sets: Sequence[ShardSet], *, views: ViewKind, train: bool, num_patches: int | None
     ) -> None:
         self.kind, self.seed, self.train = views, config.seed, train
+        self.head_only = config.augment.region == "head"
         channels = getattr(getattr(config, "model", None), "channels", 3)
         self.views = Views(config.augment, seed=config.seed, channels=channels, train=train)
         self.prompt: PromptConfig = getattr(config, "prompt", PromptConfig())
@@ -150,32 +152,39 @@ class ItemMaker:
         except CorruptImage as error:
             raise Unusable(key, shards.name, str(error)) from None
         if self.kind == "classify":
-            arrays = {"image": self.views.one(image, key=key, pass_number=pass_number)}
+            if self.head_only:
+                height, width = image.shape[:2]
+                window = head_window(metadata.get("person_boxes") or [], width=width, height=height)
+                if window is not None:
+                    image = image[window[1] : window[3], window[0] : window[2]]
+            views = {"image": self.views.one(image, key=key, pass_number=pass_number)}
             labels = self.encoder.encode(metadata.get("labels") or {}, key=key, known=shards.fields)
-            return Item(key, place[1], arrays, labels=labels)
+            return Item(key, place[1], views, labels=labels)
         scene, person, has_person = self.views.two(
             image, boxes=metadata.get("person_boxes") or [], key=key, pass_number=pass_number
         )
-        arrays = {"scene": scene, "person": person, "has_person": np.array(has_person), "noise": self._noise(place)}
+        views = {"scene": scene, "person": person}
+        arrays = {"has_person": np.array(has_person), "noise": self._noise(place)}
         embedding = shards.embedding(i)
         if embedding is not None:
             arrays["teacher_image"] = embedding
-        return Item(key, place[1], arrays, lists={"text": prompt(metadata, config=self.prompt)})
+        return Item(key, place[1], views, arrays, lists={"text": prompt(metadata, config=self.prompt)})
 
     def blank(self, shards: ShardSet, *, place: Place, problem: Unusable | None = None) -> Item:
         """Returns a row that is not valid: black images and missing labels."""
         key = problem.key if problem else ""
         problems = {key: f"{problem}; it is left out of the evaluation"} if problem else {}
         size = self.views.config.image_size
-        image = np.zeros((self.views.channels, size, size), dtype=np.uint8)
+        image = np.zeros((size, size, self.views.channels), dtype=np.uint8)
         if self.kind == "classify":
             labels = self.encoder.encode({}, key=key, known={})
             return Item(key, place[1], {"image": image}, labels=labels, valid=False, problems=problems)
-        arrays = {"scene": image, "person": image, "has_person": np.array(False), "noise": self._noise(place)}
+        arrays = {"has_person": np.array(False), "noise": self._noise(place)}
         embedding = shards.embedding(0)
         if embedding is not None:
             arrays["teacher_image"] = np.zeros_like(embedding)
-        return Item(key, place[1], arrays, lists={"text": ""}, valid=False, problems=problems)
+        views = {"scene": image, "person": image}
+        return Item(key, place[1], views, arrays, lists={"text": ""}, valid=False, problems=problems)
 
     def _noise(self, place: Place) -> np.ndarray:
         # evaluation: the masks of a sample do not depend on the batch size
@@ -306,13 +315,15 @@ def _open_sets(refs: Sequence[DatasetRef], config: RunConfig, *, views: ViewKind
 
 
 class TrainPlaces:
-    """The places of one rank, micro-batch by micro-batch, forever (a ``batch_sampler``)."""
+    """The places of one rank, micro-batch by micro-batch (a ``batch_sampler``), forever where there is no stop."""
 
-    def __init__(self, *, start_step: int, first: int, last: int, micro_batch: int) -> None:
-        self.start_step, self.first, self.last, self.micro_batch = start_step, first, last, micro_batch
+    def __init__(self, *, start_step: int, stop_step: int | None, first: int, last: int, micro_batch: int) -> None:
+        self.start_step, self.stop_step = start_step, stop_step
+        self.first, self.last, self.micro_batch = first, last, micro_batch
 
     def __iter__(self) -> Iterator[list[Place]]:
-        for step in itertools.count(self.start_step):
+        steps = itertools.count(self.start_step) if self.stop_step is None else range(self.start_step, self.stop_step)
+        for step in steps:
             for start in range(self.first, self.last, self.micro_batch):
                 yield [(step, slot) for slot in range(start, min(start + self.micro_batch, self.last))]
 
@@ -343,8 +354,9 @@ def train_loader(
     rank: int,
     world_size: int,
     num_patches: int | None = None,
-) -> Iterator[Batch]:
-    """Returns the micro-batches of this rank from ``start_step`` on, without end.
+    stop_step: int | None = None,
+) -> Generator[Batch, None, None]:
+    """Returns the micro-batches of this rank from ``start_step`` up to ``stop_step`` (None: without end).
 
     Rank r of W holds places [r * B/W, (r + 1) * B/W) of each global batch, in order. The batch dicts are in
     docs/architecture.md; ``replaced`` lists the keys of corrupt images.
@@ -358,7 +370,11 @@ def train_loader(
     local = total // world_size
     data = TrainSet(config, views=views, num_patches=num_patches)
     places = TrainPlaces(
-        start_step=start_step, first=rank * local, last=(rank + 1) * local, micro_batch=min(micro_batch, local)
+        start_step=start_step,
+        stop_step=stop_step,
+        first=rank * local,
+        last=(rank + 1) * local,
+        micro_batch=min(micro_batch, local),
     )
     return _batches(data, places, config)
 
@@ -372,7 +388,7 @@ def eval_loader(
     rank: int,
     world_size: int,
     num_patches: int | None = None,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Returns one pass over ``refs`` in index order: every sample once over all ranks, evaluation views.
 
     ``batch_size`` is per rank. Ranks concatenated in order give index order; all have the same number of batches, the
@@ -386,7 +402,7 @@ def eval_loader(
     return _batches(data, places, config)
 
 
-def _batches(data: Dataset, places: TrainPlaces | EvalPlaces, config: RunConfig) -> Iterator[Batch]:
+def _batches(data: Dataset, places: TrainPlaces | EvalPlaces, config: RunConfig) -> Generator[Batch, None, None]:
     workers = config.data.workers
     loader = DataLoader(
         data,
