@@ -177,13 +177,6 @@ def crop_resize(image: np.ndarray, window: Window, *, size: int, interpolation: 
     return cv2.resize(crop, (size, size), interpolation=method)
 
 
-def planes(image: np.ndarray, *, channels: int) -> np.ndarray:
-    """Returns RGB (H, W, 3) as contiguous planes (channels, H, W); one channel is luma (ITU-R 601)."""
-    if channels == 1:
-        return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[None]
-    return np.stack(cv2.split(image))
-
-
 # --------------------------------------------------------------------------------------------------------------- views
 
 
@@ -207,14 +200,14 @@ class Views:
             self._colour = _colour_changes(config)  # here, so that forked workers share the import
 
     def one(self, image: np.ndarray, *, key: str, pass_number: int = 0) -> np.ndarray:
-        """Returns the scene view of an RGB image, uint8 (C, S, S)."""
+        """Returns the scene view of an RGB image, uint8 (S, S, C)."""
         shared = self._shared(key, pass_number)
         return self._view(image, self._scene_window(image, key, pass_number), shared, key, pass_number, "scene")
 
     def two(
         self, image: np.ndarray, *, boxes: Sequence[Sequence[float]], key: str, pass_number: int = 0
     ) -> tuple[np.ndarray, np.ndarray, bool]:
-        """Returns scene view, person view, both uint8 (C, S, S), and whether the person view shows a person.
+        """Returns scene view, person view, both uint8 (S, S, C), and whether the person view shows a person.
 
         The person view is the crop around the most prominent person in the original image, resized; where nobody is
         found it is the whole image. Both views share flip and rotation.
@@ -261,7 +254,7 @@ class Views:
             view = cv2.warpAffine(view, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
         if self.train:
             view = self._photometric(view, key=key, pass_number=pass_number, name=name)
-        return planes(view, channels=self.channels)
+        return cv2.cvtColor(view, cv2.COLOR_RGB2GRAY)[..., None] if self.channels == 1 else view  # luma, ITU-R 601
 
     def _photometric(self, view: np.ndarray, *, key: str, pass_number: int, name: str) -> np.ndarray:
         if self._policy is not None:

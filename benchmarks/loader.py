@@ -1,0 +1,290 @@
+"""Loader speed side by side: images/s and CPU time per sample, interleaved rounds, medians.
+
+    python benchmarks/loader.py --json loader.json
+    VEA_DATA=... python benchmarks/loader.py             # photographs (oasis), otherwise drawn 500 x 375 scenes
+
+What is compared, each with the same JPEG files, workers and batch size, worker start included:
+
+- ``emoset_class``: the EmoSet / u-emo way: PIL opens one JPEG and one JSON per sample; a 224 view and a view resized to
+  416 and then 224, both bicubic, normalised float;
+- ``image_folder``: torchvision's ImageFolder with its transforms, one view, normalised float;
+- ``webdataset``: WebDataset, cv2 and albumentations, two views, normalised float;
+- ``vea``: two views (scene and person crop), uint8; ``vea_float``: the same, normalised on the host as the others do;
+- ``decode``: nothing but decoding the files, in one process.
+
+Ratios above 1 mean vea is better, except ``of_decode``: CPU per sample over that of the bare decode.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import simplejpeg
+import torch
+import webdataset
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms as tv
+from torchvision.datasets import ImageFolder
+
+from vea.config import AugmentConfig, DataConfig, DatasetRef, PretrainConfig, TrainConfig
+from vea.data import synthetic
+from vea.data.loaders import train_loader
+from vea.data.sample import Sample
+from vea.data.shards import ShardReader, write_dataset
+from vea.errors import VeaError, command
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+SIZE, BATCH = 224, 64
+
+
+# ---------------------------------------------------------------------------------------------------------------- data
+
+
+def jpegs(count: int) -> tuple[str, list[bytes]]:
+    """Returns what the pictures are and their files: photographs where ``VEA_DATA`` has them, else drawn scenes."""
+    folder = Path(os.environ.get("VEA_DATA", "")) / "oasis"
+    if "VEA_DATA" in os.environ and folder.is_dir():
+        return "photographs (oasis)", [path.read_bytes() for path in sorted(folder.rglob("*.jpg"))[:count]]
+    drawn = []
+    for index in range(count):
+        scene = cv2.imdecode(np.frombuffer(synthetic.scene(index, size=128).image, np.uint8), cv2.IMREAD_COLOR)
+        noise = np.random.default_rng(index).normal(0, 12, (375, 500, 3))  # drawn surfaces alone decode too easily
+        picture = np.clip(cv2.resize(scene, (500, 375)) + noise, 0, 255).astype(np.uint8)
+        drawn.append(cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes())
+    return "drawn scenes with noise (synthetic)", drawn
+
+
+def write_inputs(files: list[bytes], folder: Path) -> None:
+    """Writes the same files in the two layouts: ``raw/a/N.jpg`` with ``N.json``, and shards."""
+    raw = folder / "raw" / "a"
+    raw.mkdir(parents=True)
+    samples = []
+    for number, data in enumerate(files):
+        (raw / f"{number:06d}.jpg").write_bytes(data)
+        (raw / f"{number:06d}.json").write_text(json.dumps({"image_id": number, "emotion": "awe", "brightness": 0.4}))
+        height, width, *_ = simplejpeg.decode_jpeg_header(data)
+        box = [width * 0.25, height * 0.1, width * 0.7, height * 0.95]
+        samples.append(Sample(f"{number:06d}", data, "jpg", {}, ["a picture"], [box]))
+    write_dataset({"train": samples}, folder / "shards", name="bench", title="bench", fields={}, card=None,
+                  shard_size=250)  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------------------- loaders
+
+
+class EmoSetWay(Dataset):
+    """One JPEG and one JSON opened per sample, two transform chains on PIL images."""
+
+    def __init__(self, folder: Path, count: int) -> None:
+        self.files, self.count = sorted((folder / "raw" / "a").glob("*.jpg")), count
+        tail = [tv.RandomHorizontalFlip(), tv.ToTensor(), tv.Normalize(MEAN, STD)]
+        bicubic = tv.InterpolationMode.BICUBIC
+        self.scene = tv.Compose([tv.RandomResizedCrop(SIZE, (0.2, 1.0), interpolation=bicubic), *tail])
+        self.person = tv.Compose([tv.Resize((416, 416), bicubic), tv.Resize((SIZE, SIZE), bicubic), *tail])
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, i: int) -> tuple[torch.Tensor, torch.Tensor, str]:
+        path = self.files[i % len(self.files)]
+        with open(path.with_suffix(".json")) as file:
+            emotion = json.load(file)["emotion"]
+        image = Image.open(path).convert("RGB")
+        return self.scene(image), self.person(image), emotion
+
+
+class WebDatasetWay:
+    """The map function of the WebDataset pipeline: cv2 decodes, albumentations crops, flips and normalises twice."""
+
+    def __init__(self) -> None:
+        import albumentations
+        from albumentations.pytorch import ToTensorV2
+
+        tail = [albumentations.HorizontalFlip(), albumentations.Normalize(MEAN, STD), ToTensorV2()]
+        crop = albumentations.RandomResizedCrop((SIZE, SIZE), scale=(0.2, 1.0), interpolation=cv2.INTER_CUBIC)
+        resize = albumentations.Resize(SIZE, SIZE, interpolation=cv2.INTER_CUBIC)
+        self.scene, self.person = albumentations.Compose([crop, *tail]), albumentations.Compose([resize, *tail])
+
+    def __call__(self, sample: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor, str]:
+        cv2.setNumThreads(0)
+        image = cv2.cvtColor(cv2.imdecode(np.frombuffer(sample["jpg"], np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+        return self.scene(image=image)["image"], self.person(image=image)["image"], sample["__key__"]
+
+
+def emoset_class(folder: Path, count: int, workers: int) -> Iterator[int]:
+    """Yields batch sizes."""
+    loader = DataLoader(EmoSetWay(folder, count), BATCH, shuffle=True, num_workers=workers)
+    yield from (len(scene) for scene, _, _ in loader)
+
+
+def image_folder(folder: Path, count: int, workers: int) -> Iterator[int]:
+    """Yields batch sizes."""
+    bicubic = tv.InterpolationMode.BICUBIC
+    steps = [tv.RandomResizedCrop(SIZE, (0.2, 1.0), interpolation=bicubic), tv.RandomHorizontalFlip(), tv.ToTensor()]
+    data = ImageFolder(str(folder / "raw"), tv.Compose([*steps, tv.Normalize(MEAN, STD)]))
+    places = [i % len(data) for i in range(count)]
+    yield from (len(image) for image, _ in DataLoader(data, BATCH, sampler=places, num_workers=workers))
+
+
+def web_dataset(folder: Path, count: int, workers: int) -> Iterator[int]:
+    """Yields batch sizes."""
+    shards = [str(path) for path in sorted((folder / "shards").glob("*.tar"))]
+    data = webdataset.WebDataset(shards, resampled=True, shardshuffle=False, nodesplitter=None)
+    data = data.shuffle(500).map(WebDatasetWay()).batched(BATCH)
+    loader = webdataset.WebLoader(data, batch_size=None, num_workers=workers).with_epoch(-(-count // BATCH))
+    yield from (len(scene) for scene, _, _ in loader)
+
+
+def vea(folder: Path, count: int, workers: int) -> Iterator[int]:
+    """Yields batch sizes."""
+    for batch in _vea_batches(folder, count, workers):
+        yield len(batch["scene"])
+
+
+def vea_float(folder: Path, count: int, workers: int) -> Iterator[int]:
+    """Yields batch sizes; normalises on the host what belongs on the device."""
+    mean, std = (torch.tensor(row).view(1, 3, 1, 1) * 255 for row in (MEAN, STD))
+    for batch in _vea_batches(folder, count, workers):
+        for name in ("scene", "person"):
+            batch[name].float().sub_(mean).div_(std)
+        yield len(batch["scene"])
+
+
+def _vea_batches(folder: Path, count: int, workers: int) -> Iterator[dict[str, Any]]:
+    config = PretrainConfig(
+        name="bench",
+        data=DataConfig(train=[DatasetRef(path=str(folder / "shards"))], global_batch_size=BATCH, workers=workers),
+        train=TrainConfig(steps=1),
+        augment=AugmentConfig(image_size=SIZE),
+    )
+    return train_loader(
+        config, views="pretrain", start_step=0, stop_step=-(-count // BATCH), micro_batch=BATCH, rank=0, world_size=1
+    )
+
+
+def decode(folder: Path, count: int, workers: int) -> Iterator[int]:
+    """Yields 1 per decoded file; no loader."""
+    reader = ShardReader(folder / "shards", "train")
+    for i in range(count):
+        simplejpeg.decode_jpeg(reader.read(i % len(reader))[1])
+        yield 1
+
+
+LOADERS: dict[str, Callable[[Path, int, int], Iterator[int]]] = {
+    "emoset_class": emoset_class,
+    "image_folder": image_folder,
+    "webdataset": web_dataset,
+    "vea": vea,
+    "vea_float": vea_float,
+    "decode": decode,
+}
+
+
+# ------------------------------------------------------------------------------------------------------------ measuring
+
+
+def cpu_seconds() -> float:
+    """Returns user and system time of this process and of the children that have ended."""
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
+def measure(name: str, folder: Path, count: int, workers: int) -> tuple[float, float]:
+    """Returns images/s and CPU-ms per sample."""
+    cpu, start = cpu_seconds(), time.perf_counter()
+    done = sum(LOADERS[name](folder, count, workers))
+    wall = time.perf_counter() - start
+    return done / wall, (cpu_seconds() - cpu) / done * 1000
+
+
+def seconds_to_first_batch(folder: Path, workers: int, step: int) -> float:
+    """Returns the time from nothing to the first batch of ``step``."""
+    config = PretrainConfig(
+        name="bench",
+        data=DataConfig(train=[DatasetRef(path=str(folder / "shards"))], global_batch_size=BATCH, workers=workers),
+        train=TrainConfig(steps=1),
+        augment=AugmentConfig(image_size=SIZE),
+    )
+    start = time.perf_counter()
+    batches = train_loader(config, views="pretrain", start_step=step, micro_batch=BATCH, rank=0, world_size=1)
+    next(batches)
+    seconds = time.perf_counter() - start
+    batches.close()
+    return seconds
+
+
+@command
+def main(argv: list[str]) -> None:
+    """Runs the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, help="write the numbers to this file")
+    parser.add_argument("--images", type=int, default=1000, help="different files")
+    parser.add_argument("--samples", type=int, default=1024, help="samples per round and loader")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--workers", type=int, default=2)
+    arguments = parser.parse_args(argv)
+    if min(arguments.images, arguments.samples, arguments.rounds) < 1 or arguments.workers < 0:
+        raise VeaError("--images, --samples and --rounds must be 1 or more, --workers 0 or more")
+    torch.set_num_threads(1)
+
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        what, files = jpegs(arguments.images)
+        write_inputs(files, folder)
+        rounds: dict[str, list[tuple[float, float]]] = {name: [] for name in LOADERS}
+        for _ in range(arguments.rounds):
+            for name in LOADERS:
+                rounds[name].append(measure(name, folder, arguments.samples, arguments.workers))
+        first = {
+            str(step): statistics.median(
+                seconds_to_first_batch(folder, arguments.workers, step + i) for i in range(arguments.rounds)
+            )
+            for step in (0, 10**6)
+        }
+
+    speed = {name: statistics.median(row[0] for row in rows) for name, rows in rounds.items()}
+    cpu = {name: statistics.median(row[1] for row in rows) for name, rows in rounds.items()}
+    ratios = {
+        "vs_emoset_class": speed["vea"] / speed["emoset_class"],
+        "vs_webdataset": speed["vea"] / speed["webdataset"],
+        "cpu_vs_emoset_class": cpu["emoset_class"] / cpu["vea_float"],
+        "cpu_vs_webdataset": cpu["webdataset"] / cpu["vea_float"],
+        "of_decode": cpu["vea"] / cpu["decode"],
+    }
+    print(f"{len(files)} {what}, {arguments.workers} workers, batches of {BATCH}, medians of {arguments.rounds} rounds")
+    print(f"{'loader':<14}{'images/s':>10}{'CPU-ms/sample':>16}")
+    for name in LOADERS:
+        print(f"{name:<14}{speed[name]:>10.0f}{cpu[name]:>16.2f}")
+    print("first batch: " + ", ".join(f"{seconds:.2f} s at step {step}" for step, seconds in first.items()))
+    print("ratios: " + ", ".join(f"{name} {value:.2f}" for name, value in ratios.items()))
+    if arguments.json:
+        record = {
+            "data": what,
+            "images": len(files),
+            "samples": arguments.samples,
+            "rounds": arguments.rounds,
+            "workers": arguments.workers,
+            "batch": BATCH,
+            "torch": torch.__version__,
+            "loaders": {name: {"images_per_s": speed[name], "cpu_ms_per_sample": cpu[name]} for name in LOADERS},
+            "first_batch_s": first,
+            "ratios": ratios,
+        }
+        arguments.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
