@@ -81,6 +81,7 @@ def save_teacher(out: Path, config: dict[str, Any], weights: dict[str, Tensor], 
         for name, tensor in weights.items()
     }
     save_file(stored, temporary / WEIGHTS_NAME)
+    (temporary / WEIGHTS_NAME).chmod(0o644)  # safetensors writes for the owner only
     for name, content in {"config.json": config, **extra}.items():
         (temporary / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     shutil.rmtree(out, ignore_errors=True)
