@@ -1,0 +1,60 @@
+"""What every test shares: caches in temporary folders, no network, and the real data where it is there."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Before any test module is imported: torch, wandb and matplotlib read these once. Subprocesses inherit them.
+(ROOT / ".cache").mkdir(exist_ok=True)
+_CACHE = tempfile.TemporaryDirectory(prefix="tests-", dir=ROOT / ".cache", ignore_cleanup_errors=True)
+for _name, _folder in {
+    "WANDB_DIR": "wandb",
+    "WANDB_DATA_DIR": "wandb/data",
+    "WANDB_CACHE_DIR": "wandb/cache",
+    "WANDB_CONFIG_DIR": "wandb/config",
+    "MPLCONFIGDIR": "matplotlib",
+    "TORCH_HOME": "torch",
+    "TORCHINDUCTOR_CACHE_DIR": "inductor",
+    "TRITON_CACHE_DIR": "triton",
+    "HF_HOME": "huggingface",
+    "XDG_CACHE_HOME": "xdg/cache",
+    "XDG_CONFIG_HOME": "xdg/config",
+    "XDG_DATA_HOME": "xdg/data",
+}.items():
+    _path = Path(_CACHE.name) / _folder
+    _path.mkdir(parents=True, exist_ok=True)
+    os.environ[_name] = str(_path)
+os.environ["WANDB_MODE"] = "offline"
+os.environ["WANDB_SILENT"] = "true"
+os.environ["OMP_NUM_THREADS"] = "1"  # subprocesses and loader workers share few cores
+os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+def pytest_unconfigure() -> None:
+    """Removes the temporary caches."""
+    _CACHE.cleanup()
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """Returns the root of the repository."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def vea_data() -> Iterator[Path]:
+    """Yields the folder of the real data; skips the test where there is none."""
+    value = os.environ.get("VEA_DATA")
+    if not value:
+        pytest.skip("VEA_DATA is not set: this test reads real data, set it to the folder of the raw downloads")
+    if not Path(value).is_dir():
+        pytest.fail(f"VEA_DATA={value} is not a folder")
+    yield Path(value)
