@@ -1,0 +1,245 @@
+"""Where things live and which way imports run: the rules of docs/architecture.md, read from the source."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+OUTSIDE = ("pretrain", "finetune", "datasets", "tests", "benchmarks")  # folders that vea/ knows nothing of
+SOURCES = sorted(
+    path for folder in ("vea", *OUTSIDE, "slurm") for path in (ROOT / folder).rglob("*.py") if ".venv" not in path.parts
+)
+IN_VEA = [path for path in SOURCES if path.is_relative_to(ROOT / "vea")]
+
+# Lower layers first: a module may import its own layer and those below. The longest prefix of a module's name counts.
+LAYERS = [
+    {"vea", "vea.errors", "vea.labels", "vea.config", "vea.runtime", "vea.data.sample"},
+    {"vea.losses", "vea.models", "vea.data", "vea.metrics"},
+    {"vea.tasks"},
+    {"vea.training", "vea.hub"},
+    {"vea.report", "vea.predict", "vea.predict_cli", "vea.serve"},
+    {"vea.cli"},
+]
+LAYER = {name: height for height, names in enumerate(LAYERS) for name in names}
+
+
+@dataclass(frozen=True)
+class Import:
+    """``name`` is what is imported, with its dots; ``line`` where."""
+
+    name: str
+    line: int
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports_in(tree: ast.AST, *, package: str, known: frozenset[str] = frozenset()) -> list[Import]:
+    """Returns every import, lazy ones as well; ``from vea.training import log`` counts as vea.training.log."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [Import(alias.name, node.lineno) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                above = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*above, *([node.module] if node.module else [])])
+            for alias in node.names:
+                full = f"{base}.{alias.name}"
+                found.append(Import(full if full in known else base, node.lineno))
+    return found
+
+
+KNOWN = frozenset(module_name(path) for path in IN_VEA)
+
+
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+@cache
+def imports_of(path: Path) -> tuple[Import, ...]:
+    name = module_name(path)
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    return tuple(imports_in(tree_of(path), package=package, known=KNOWN))
+
+
+def layer_of(module: str) -> int:
+    parts = module.split(".")
+    for end in range(len(parts), 0, -1):
+        prefix = ".".join(parts[:end])
+        if prefix in LAYER and (prefix != "vea" or module == "vea"):
+            return LAYER[prefix]
+    raise AssertionError(f"{module} has no layer: name it in LAYERS of tests/test_layout.py and docs/architecture.md")
+
+
+def allowed(importer: str, imported: str) -> bool:
+    if importer.startswith("vea.training"):  # the one loop knows the Task protocol, and no task, model or data
+        below = layer_of(imported) == 0
+        return below or imported.startswith("vea.training") or imported == "vea.tasks.base"
+    return layer_of(imported) <= layer_of(importer)
+
+
+def where(path: Path, line: int) -> str:
+    return f"{path.relative_to(ROOT)}:{line}"
+
+
+def test_sources_are_found():
+    assert len(IN_VEA) > 20
+    assert {"vea.training.engine", "vea.data.shards", "vea.tasks.base"} <= KNOWN
+    assert any(path.parts[-2:] == ("pretrain", "train.py") for path in SOURCES)
+
+
+def test_every_module_has_a_layer():
+    assert all(layer_of(name) >= 0 for name in KNOWN)
+
+
+def test_imports_run_one_way():
+    wrong = [
+        f"{where(path, item.line)} {module_name(path)} imports {item.name}"
+        for path in IN_VEA
+        for item in imports_of(path)
+        if item.name.split(".")[0] == "vea" and not allowed(module_name(path), item.name)
+    ]
+    assert not wrong, "\n".join(["imports that run upwards:", *wrong])
+
+
+@pytest.mark.parametrize(
+    ("importer", "imported", "expected"),
+    [
+        ("vea.losses.contrastive", "vea.runtime", True),
+        ("vea.losses.contrastive", "vea.tasks.base", False),
+        ("vea.labels", "vea.data.sample", True),
+        ("vea.labels", "vea.data.shards", False),
+        ("vea.training.engine", "vea.tasks.base", True),
+        ("vea.training.engine", "vea.tasks.pretrain", False),
+        ("vea.training.engine", "vea.models.mim", False),
+        ("vea.training.engine", "vea.data.loaders", False),
+        ("vea.predict", "vea.training.checkpoint", True),
+        ("vea.tasks.expression", "vea.training.engine", False),
+        ("vea.report", "vea.cli", False),
+    ],
+)
+def test_the_rule_itself(importer: str, imported: str, expected: bool):
+    assert allowed(importer, imported) is expected
+
+
+def test_imports_are_read_in_all_their_forms():
+    lines = ["import a.b", "from vea.training import log", "from . import order", "from ..tasks import base"]
+    code = "\n".join([*lines, "def f():", "    import c"])
+    known = frozenset({"vea.training.log", "vea.data.order", "vea.tasks.base"})
+    found = imports_in(ast.parse(code), package="vea.data", known=known)
+    assert {item.name for item in found} == {"a.b", "vea.training.log", "vea.data.order", "vea.tasks.base", "c"}
+
+
+def test_vea_imports_nothing_of_the_folders_below_it():
+    wrong = [where(p, i.line) for p in IN_VEA for i in imports_of(p) if i.name.split(".")[0] in OUTSIDE]
+    assert not wrong, wrong
+
+
+def test_recipes_import_neither_each_other_nor_datasets():
+    recipes = [path for path in SOURCES if path.relative_to(ROOT).parts[0] in ("pretrain", "finetune", "datasets")]
+    siblings = {path.stem for path in recipes} | set(OUTSIDE)
+    wrong = [f"{where(p, i.line)} {i.name}" for p in recipes for i in imports_of(p) if i.name.split(".")[0] in siblings]
+    assert not wrong, wrong
+
+
+def test_folders_of_recipes_are_not_packages():
+    assert not [str(p) for folder in ("pretrain", "finetune", "datasets") for p in (ROOT / folder).rglob("__init__.py")]
+
+
+def test_only_transforms_imports_albumentations():
+    users = {p.relative_to(ROOT).as_posix() for p in SOURCES for i in imports_of(p) if "albumentations" in i.name}
+    assert users <= {"vea/data/transforms.py"}
+    assert users, "vea/data/transforms.py no longer imports albumentations: this rule can go"
+
+
+def test_no_pickle_is_ever_loaded():
+    calls, wrong = 0, []
+    for path in SOURCES:
+        for node in ast.walk(tree_of(path)):
+            if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+                continue
+            owner = node.func.value.id if isinstance(node.func.value, ast.Name) else ""
+            name = f"{owner}.{node.func.attr}"
+            if name in ("pickle.load", "pickle.loads", "pickle.Unpickler", "joblib.load"):
+                # a round trip of what the test itself pickled is no foreign file
+                if path.relative_to(ROOT).parts[0] != "tests":
+                    wrong.append(f"{where(path, node.lineno)} {name}")
+            elif name == "torch.load":
+                calls += 1
+                safe = any(
+                    k.arg == "weights_only" and isinstance(k.value, ast.Constant) and k.value.value is True
+                    for k in node.keywords
+                )
+                if not safe:
+                    wrong.append(f"{where(path, node.lineno)} torch.load without weights_only=True")
+    assert not wrong, "\n".join(wrong)
+    assert calls, "no torch.load found: does the reading of checkpoints still go through torch.load?"
+
+
+def test_no_file_is_named_after_nothing():
+    names = {"utils", "util", "misc", "helpers", "helper", "common"}
+    assert not [p.relative_to(ROOT).as_posix() for p in SOURCES if p.stem in names or p.parent.name in names]
+
+
+def test_no_script_is_named_after_a_dependency():
+    """A script's own folder is sys.path[0]: finetune/torch.py would hide torch from every script beside it."""
+    scripts = [p for p in SOURCES if p.relative_to(ROOT).parts[0] in ("pretrain", "finetune", "datasets", "benchmarks")]
+    dependencies = {"torch", "torchvision", "timm", "open_clip", "webdataset", "albumentations", "wandb", "yaml", "cv2"}
+    dependencies |= {"torchmetrics", "pydantic", "numpy", "transformers", "datasets", "rich", "matplotlib", "vea"}
+    taken = dependencies | set(sys.stdlib_module_names)
+    assert not [p.relative_to(ROOT).as_posix() for p in scripts if p.stem in taken]
+
+
+def run_python(code: str, *, cwd: Path, path: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = dict(os.environ)
+    environment.pop("PYTHONPATH", None)
+    if path is not None:
+        environment["PYTHONPATH"] = str(path)
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=cwd, env=environment, capture_output=True, text=True, timeout=120
+    )
+
+
+def test_import_of_vea_is_quick_and_has_no_torch(tmp_path: Path):
+    heavy = ["torch", "timm", "albumentations", "transformers", "wandb"]
+    code = f"import sys, vea; print([name for name in {heavy} if name in sys.modules])"
+    seconds = []
+    for _ in range(3):  # the best of three: other processes of the machine are not what is measured
+        start = time.perf_counter()
+        result = run_python(code, cwd=tmp_path)
+        seconds.append(time.perf_counter() - start)
+        assert result.returncode == 0, result.stderr
+        assert result.stdout.strip() == "[]"
+    assert min(seconds) < 1, f"import vea takes {min(seconds):.2f} s"
+
+
+def test_help_of_the_command_has_no_torch(tmp_path: Path):
+    code = "import sys; from vea.cli import main; assert main([]) == 0; assert 'torch' not in sys.modules"
+    result = run_python(code, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "usage: vea" in result.stdout
+
+
+def test_an_installed_datasets_package_is_not_hidden(tmp_path: Path):
+    """Python looks in the current folder first: a datasets/__init__.py would hide Hugging Face's package there."""
+    package = tmp_path / "datasets"
+    package.mkdir()
+    (package / "__init__.py").write_text("load_dataset = 'the installed one'\n")
+    result = run_python("import datasets; print(datasets.load_dataset)", cwd=ROOT, path=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == "the installed one"
