@@ -1,0 +1,340 @@
+"""Pretraining: UniEmoX and its objectives against a frozen image-text teacher (facts: arXiv 2409.18877, section 3).
+
+The parts, each with its weight in ``objective``, each computed only where its weight is not 0:
+
+- ``reconstruction`` (L3) and ``person_reconstruction``: error of the removed patches of a view;
+- ``similarity`` (L2): gamma against the teacher's embedding of the unmasked scene view;
+- ``contrastive`` (L1): relations of gamma to all texts of the global batch against those of the teacher's image;
+- ``infonce`` and ``sigmoid``: gamma against the text itself.
+
+A sample without a text (empty, or the stand-in ``vea.data.prompts.NO_TEXT``) takes no part in the last three.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import Tensor, nn
+
+from vea import runtime
+from vea.config import ObjectiveConfig, PretrainConfig
+from vea.data.prompts import NO_TEXT
+from vea.errors import VeaError
+from vea.losses import contrastive
+from vea.losses.similarity import collapse_signs, similarity
+from vea.models.teacher import Teacher
+from vea.models.uniemox import UniEmoX
+from vea.tasks.base import Batch, Task
+
+WITH_TEACHER = ("similarity", "contrastive", "infonce", "sigmoid")
+WITH_TEXT = ("contrastive", "infonce", "sigmoid")
+PICTURE_ROWS, PICTURE_SIDE = 8, 112  # of the reconstruction grid: rows and the least side of a cell in pixels
+MATRIX_SIDE = 320  # least side of a similarity matrix in pixels
+
+
+def needs_teacher(objective: ObjectiveConfig) -> bool:
+    """Returns whether any part with a weight compares with the teacher."""
+    return any(getattr(objective, name) > 0 for name in WITH_TEACHER)
+
+
+class PretrainTask(Task):
+    """UniEmoX with its losses.
+
+    Args:
+        config: the resolved config.
+        teacher: from ``load_teacher``; None where the objective needs none. It is frozen and never saved.
+
+    Raises:
+        VeaError: no part has a weight, a part needs a teacher and there is none, or the sizes do not fit.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: PretrainConfig, *, teacher: Teacher | None) -> None:
+        super().__init__()
+        self.config, objective = config, config.objective
+        names = ("reconstruction", "person_reconstruction", *WITH_TEACHER)
+        self.weights: dict[str, float] = {name: getattr(objective, name) for name in names if getattr(objective, name)}
+        if not self.weights:
+            raise VeaError("objective: every part has weight 0, nothing is learned; set objective.reconstruction=1")
+        asked = [name for name in WITH_TEACHER if name in self.weights]
+        if asked and teacher is None:
+            raise VeaError(
+                f"objective.{asked[0]} compares with a teacher and teacher is null; name one "
+                f"(teacher.name=tiny-synthetic for a trial) or set {' '.join(f'objective.{name}=0' for name in asked)}"
+            )
+        self.teacher = teacher if asked else None
+        self.model = UniEmoX(
+            config.model,
+            image_size=config.augment.image_size,
+            objective=objective,
+            teacher_width=self.teacher.embed_dim if self.teacher is not None else None,
+        )
+        if "sigmoid" in self.weights:  # SigLIP starts from temperature 0.1 and bias -10
+            self.log_scale = nn.Parameter(torch.tensor(-math.log(objective.temperature)))
+            self.bias = nn.Parameter(torch.tensor(-10.0))
+        self.register_buffer("mean", torch.tensor(IMAGENET_DEFAULT_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_DEFAULT_STD).view(1, 3, 1, 1), persistent=False)
+
+    @property
+    def num_patches(self) -> int:
+        """The number of patches of a view, which the loader makes noise for."""
+        return self.model.mim.num_patches
+
+    def load_pretrained(self, path: str) -> str:
+        """Loads the weights of another pretraining run and returns what was loaded; its whole encoder must fit.
+
+        Raises:
+            VeaError: nothing at ``path``, or an encoder of another size.
+        """
+        from vea.training.checkpoint import load_weights
+
+        weights, _ = load_weights(path)
+        own = self.state_to_save()
+        fitting = {name: weights[name] for name in own if name in weights and weights[name].shape == own[name].shape}
+        for name in own:
+            if name.startswith("model.mim.encoder.") and name not in fitting:
+                raise VeaError(
+                    f"train.init_from: {path} does not fit: {name} is "
+                    f"{'of another size' if name in weights else 'missing'} there; use the model.encoder of that run"
+                )
+        self.load_state_dict(fitting, strict=False)
+        return f"{len(fitting)} of {len(own)} weights"
+
+    # ----------------------------------------------------------------------------------------------------------- a step
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Returns float images by ImageNet's statistics, from uint8 (B, 3, H, W)."""
+        return (images.float() / 255 - self.mean) / self.std
+
+    def _embed(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Returns (errors by part, (B,) each; what the losses over samples compare: gamma, image, text, paired)."""
+        scene = self.normalise(batch["scene"])
+        person = self.normalise(batch["person"]) if self.model.needs_person else None
+        output = self.model(scene, person, batch["noise"])
+        errors = {}
+        if output.reconstruction is not None:
+            errors["reconstruction"] = output.reconstruction
+        if output.person_reconstruction is not None:
+            errors["person_reconstruction"] = output.person_reconstruction
+        if output.gamma is None:
+            return errors, {}
+        compared = {"gamma": output.gamma.float(), **self._targets(batch)}
+        if "similarity" in self.weights:
+            errors["similarity"] = similarity(compared["gamma"], compared["image"])
+        return errors, compared
+
+    @torch.compiler.disable
+    @torch.no_grad()
+    def _targets(self, batch: Batch) -> dict[str, Tensor]:
+        """Returns the teacher's embeddings of the unmasked scenes and, where a loss uses them, of the texts."""
+        assert self.teacher is not None
+        targets = {}
+        if "similarity" in self.weights or "contrastive" in self.weights:
+            cached = self.config.teacher is not None and self.config.teacher.cache == "image"
+            image = batch["teacher_image"] if cached else self.teacher.encode_image(batch["scene"])
+            targets["image"] = F.normalize(image.float(), dim=-1)
+        if any(name in self.weights for name in WITH_TEXT):
+            targets["text"] = self.teacher.encode_text(batch["text"]).to(batch["scene"].device)
+            has_text = [text not in ("", NO_TEXT) for text in batch["text"]]
+            targets["paired"] = torch.tensor(has_text, device=batch["scene"].device).float()
+        return targets
+
+    def _over_samples(self, compared: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Returns the losses that relate samples to each other, for the rows given."""
+        gamma, text, paired = compared["gamma"], compared.get("text"), compared.get("paired")
+        if text is None:
+            return {}
+        losses: dict[str, Callable[[], Tensor]] = {
+            "contrastive": lambda: contrastive.contrastive_similarity(gamma, compared["image"], text, paired=paired),
+            "infonce": lambda: contrastive.infonce(
+                gamma, text, temperature=self.config.objective.temperature, paired=paired
+            ),
+            "sigmoid": lambda: contrastive.sigmoid(
+                gamma, text, log_scale=self.log_scale, bias=self.bias, paired=paired
+            ),
+        }
+        return {name: losses[name]() for name in WITH_TEXT if name in self.weights}
+
+    def forward(self, batch: Batch, *, step: int) -> dict[str, Tensor]:
+        """Returns ``loss``, its parts without their weights, and ``gamma_std``, ``gamma_rank``: signs of collapse.
+
+        Parts over samples are those of all ranks' rows, the same on every rank; the others are means over local rows.
+        """
+        errors, compared = self._embed(batch)
+        parts = {name: rows.mean() for name, rows in errors.items()}
+        signs: dict[str, Tensor] = {}
+        if compared:
+            everywhere = {name: runtime.all_gather(rows) for name, rows in compared.items()}
+            parts |= self._over_samples(everywhere)
+            signs = collapse_signs(everywhere["gamma"].detach())
+        loss = sum((self.weights[name] * part for name, part in parts.items()), start=batch["noise"].new_zeros(()))
+        return {"loss": loss, **{name: part.detach() for name, part in parts.items()}, **signs}
+
+    # -------------------------------------------------------------------------------------------- what the engine asks
+
+    @torch.no_grad()
+    def predict(self, batch: Batch) -> dict[str, Tensor]:
+        """Returns each sample's errors (B,), and ``gamma``, ``image``, ``text`` (B, D) with ``paired`` (B,)."""
+        errors, compared = self._embed(batch)
+        return {**errors, **compared}
+
+    def new_metrics(self) -> PretrainMetrics:
+        """Returns an empty collector."""
+        return PretrainMetrics(self)
+
+    def trunk(self) -> nn.Module:
+        """Returns the timm encoder."""
+        return self.model.mim.encoder
+
+    def state_to_save(self) -> dict[str, Tensor]:
+        """Returns the state dict without the teacher."""
+        return {name: value for name, value in self.state_dict().items() if not name.startswith("teacher.")}
+
+    def metadata(self) -> dict[str, Any]:
+        """Returns how images reach the encoder, what the encoder is, and which teacher and prompts were used."""
+        config = self.config
+        prompt = None
+        if any(name in self.weights for name in WITH_TEXT):
+            label = "with" if config.prompt.emotion else "without"
+            prompt = f"{config.prompt.source}, attributes {label} the label"
+        return {
+            "image_size": config.augment.image_size,
+            "channels": 3,
+            "mean": self.mean.flatten().tolist(),
+            "std": self.std.flatten().tolist(),
+            "encoder": {"name": config.model.encoder.name, "args": config.model.encoder.args},
+            "fusion": config.model.fusion if self.model.fusion is not None else None,
+            "objective": self.weights,
+            "teacher": self.teacher.description if self.teacher is not None else None,
+            "teacher_sees": (config.teacher.cache if config.teacher else None) if self.teacher is not None else None,
+            "prompt": prompt,
+        }
+
+    def check_metadata(self, metadata: dict[str, Any]) -> None:
+        """Raises ``VeaError`` when a checkpoint was trained with another teacher."""
+        own = self.metadata()["teacher"]
+        if metadata.get("teacher") != own:
+            raise VeaError(f"the checkpoint was trained with teacher {metadata.get('teacher')!r}, this run has {own!r}")
+
+    # --------------------------------------------------------------------------------------------------------- pictures
+
+    @torch.no_grad()
+    def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
+        """Returns ``reconstruction`` (rows of image | masked | reconstruction) and the similarity matrices.
+
+        ``similarity_student`` is A and ``similarity_teacher`` is C of the batch's samples with a text; rows have unit
+        length, which is what the loss compares, and both have the same colour scale.
+        """
+        made: dict[str, np.ndarray] = {}
+        if "reconstruction" in self.weights:
+            rows = batch["scene"][:PICTURE_ROWS]
+            masked, filled = self.model.mim.reconstruct(self.normalise(rows), noise=batch["noise"][:PICTURE_ROWS, 0])
+            made["reconstruction"] = _grid([rows.cpu(), self._to_uint8(masked), self._to_uint8(filled)])
+        if "contrastive" in self.weights:
+            _, compared = self._embed(batch)
+            paired = compared["paired"] > 0
+            if paired.any():
+                gamma, image, text = (compared[name][paired] for name in ("gamma", "image", "text"))
+                a, c = (F.normalize(m, dim=-1).cpu() for m in contrastive.similarity_matrices(gamma, image, text))
+                limit = float(torch.stack([a, c]).abs().max())
+                made["similarity_student"], made["similarity_teacher"] = (_heat_map(m, limit=limit) for m in (a, c))
+        return made
+
+    def _to_uint8(self, images: Tensor) -> Tensor:
+        return ((images * self.std + self.mean) * 255).round().clamp(0, 255).to(torch.uint8).cpu()
+
+
+def _enlarge(picture: np.ndarray, *, least: int) -> np.ndarray:
+    factor = max(1, math.ceil(least / picture.shape[1]))
+    return picture.repeat(factor, axis=0).repeat(factor, axis=1)
+
+
+def _grid(columns: list[Tensor], *, gap: int = 4) -> np.ndarray:
+    """Returns one uint8 picture (H, W, 3): samples as rows, ``columns`` (B, 3, h, w) side by side."""
+    cells = [
+        [_enlarge(image.permute(1, 2, 0).numpy(), least=PICTURE_SIDE) for image in samples] for samples in zip(*columns)
+    ]
+    side = cells[0][0].shape[0]
+    canvas = np.full((len(cells) * (side + gap) - gap, len(columns) * (side + gap) - gap, 3), 255, dtype=np.uint8)
+    for row, line in enumerate(cells):
+        for column, cell in enumerate(line):
+            top, left = row * (side + gap), column * (side + gap)
+            canvas[top : top + side, left : left + side] = cell
+    return canvas
+
+
+def _heat_map(matrix: Tensor, *, limit: float) -> np.ndarray:
+    """Returns a uint8 picture (H, W, 3) of values from -limit (blue) over 0 (white) to limit (red)."""
+    import matplotlib
+
+    scaled = matrix.float().numpy() / (2 * max(limit, 1e-12)) + 0.5
+    colours = matplotlib.colormaps["RdBu_r"](scaled, bytes=True)[..., :3]
+    return _enlarge(np.ascontiguousarray(colours), least=MATRIX_SIDE)
+
+
+# -------------------------------------------------------------------------------------------------------------- metrics
+
+
+class PretrainMetrics:
+    """Mean parts of the loss over a validation set, and the signs of collapse of the whole set.
+
+    Parts over samples are computed on blocks of about ``data.global_batch_size`` samples, so that they compare with the
+    training curve, in an order by a hash of the key: neither ranks nor the evaluation's batch size change them.
+    """
+
+    def __init__(self, task: PretrainTask) -> None:
+        self._task = task
+        self._rows: list[tuple[list[str], dict[str, Tensor]]] = []
+
+    def update(self, outputs: dict[str, Tensor], batch: Batch) -> None:
+        """Adds one batch; padding is left out."""
+        valid = batch.get("valid")
+        keep = torch.ones(len(batch["keys"]), dtype=torch.bool) if valid is None else valid.cpu().bool()
+        keys = [key for key, kept in zip(batch["keys"], keep.tolist()) if kept]
+        if keys:
+            self._rows.append((keys, {name: rows.float().cpu()[keep] for name, rows in outputs.items()}))
+
+    def compute(self) -> dict[str, float]:
+        """Returns ``loss`` (weighted), its parts, ``gamma_std`` and ``gamma_rank``; collective."""
+        batches = [part for rank in runtime.gather_objects(self._rows) for part in rank]
+        if not batches:
+            raise VeaError("data.val: no sample of the validation sets can be used; check them with `vea shards check`")
+        keys = [key for names, _ in batches for key in names]
+        order = torch.tensor(sorted(range(len(keys)), key=lambda i: (_hash(keys[i]), keys[i])))
+        rows = {name: torch.cat([part[name] for _, part in batches])[order] for name in batches[0][1]}
+        task = self._task
+        result = {name: float(rows[name].double().mean()) for name in task.weights if name in rows}
+        signs: dict[str, float] = {}
+        if "gamma" in rows:
+            result |= self._over_blocks({name: value for name, value in rows.items() if name not in result})
+            signs = {name: float(value) for name, value in collapse_signs(rows["gamma"]).items()}
+        return {"loss": sum(task.weights[name] * result[name] for name in task.weights), **result, **signs}
+
+    @torch.no_grad()
+    def _over_blocks(self, rows: dict[str, Tensor]) -> dict[str, float]:
+        """Returns each part over samples: the mean of the blocks, weighted by their samples with a text."""
+        task, device = self._task, self._task.mean.device
+        count = len(rows["gamma"])
+        num_blocks = max(1, round(count / task.config.data.global_batch_size))
+        sums: dict[str, float] = {}
+        paired = 0.0
+        for block in torch.arange(count).tensor_split(num_blocks):
+            compared = {name: value[block].to(device) for name, value in rows.items()}
+            weight = float(compared["paired"].sum()) if "paired" in compared else 0.0
+            paired += weight
+            for name, value in task._over_samples(compared).items():
+                sums[name] = sums.get(name, 0.0) + weight * float(value)
+        return {name: value / max(paired, 1.0) for name, value in sums.items()}
+
+
+def _hash(key: str) -> bytes:
+    return hashlib.blake2b(key.encode(), digest_size=8).digest()
