@@ -31,10 +31,10 @@ export NO_ALBUMENTATIONS_UPDATE := 1
 setup: $(STAMP)
 	@mkdir -p $(WANDB_DIR) $(WANDB_DATA_DIR) $(WANDB_CACHE_DIR) $(WANDB_CONFIG_DIR) $(MPLCONFIGDIR) $(HF_HOME)
 
-# pip keeps its cache at its usual place, so that a second clone does not download everything again.
+# pip keeps its settings and its cache at their usual places: a mirror stays in use, and nothing is downloaded twice.
 $(STAMP): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	env -u XDG_CACHE_HOME $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev]'
+	env -u XDG_CACHE_HOME -u XDG_CONFIG_HOME -u XDG_DATA_HOME $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev]'
 	@touch $@
 
 demo: setup
