@@ -1,0 +1,136 @@
+"""Losses against references written straight from their formulas, in float64 NumPy."""
+
+import numpy as np
+import pytest
+import torch
+
+from vea.losses.contrastive import contrastive_similarity, infonce, sigmoid, similarity_matrices
+from vea.losses.reconstruction import reconstruction
+from vea.losses.similarity import collapse_signs, similarity
+
+B, D = 7, 12
+
+
+def rows(seed, *shape):
+    return np.random.default_rng(seed).normal(size=shape or (B, D))
+
+
+def unit(x):
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def tensor(x):
+    return torch.tensor(x, dtype=torch.float32)
+
+
+def test_reconstruction_is_the_mean_over_removed_patches_of_the_per_patch_error():
+    prediction, target = rows(0, 3, 5, 12), rows(1, 3, 5, 12)
+    expected = ((prediction - target) ** 2).mean(-1).mean(-1)
+    assert reconstruction(tensor(prediction), tensor(target)).numpy() == pytest.approx(expected, rel=1e-5)
+
+
+def test_norm_pix_compares_with_patches_normalised_by_their_own_statistics():
+    prediction, target = rows(0, 3, 5, 12), 4 * rows(1, 3, 5, 12) + 2
+    normed = (target - target.mean(-1, keepdims=True)) / np.sqrt(target.var(-1, ddof=1, keepdims=True) + 1e-6)
+    expected = ((prediction - normed) ** 2).mean(-1).mean(-1)
+    loss = reconstruction(tensor(prediction), tensor(target), norm_pix=True)
+    assert loss.numpy() == pytest.approx(expected, rel=1e-5)
+
+
+def test_similarity_is_one_minus_the_cosine():
+    f, v = rows(0), rows(1)
+    assert similarity(tensor(f), tensor(v)).numpy() == pytest.approx(1 - (unit(f) * unit(v)).sum(1), abs=1e-6)
+
+
+def reference_contrastive(f, v, t):
+    a, c = unit(f) @ unit(t).T, unit(v) @ unit(t).T
+    return 1 - np.mean([np.dot(a[i], c[i]) / np.linalg.norm(a[i]) / np.linalg.norm(c[i]) for i in range(len(f))])
+
+
+def test_contrastive_similarity_compares_the_rows_of_a_and_c():
+    f, v, t = rows(0), rows(1), rows(2)
+    loss = contrastive_similarity(tensor(f), tensor(v), tensor(t))
+    assert loss.item() == pytest.approx(reference_contrastive(f, v, t), abs=1e-6)
+    a, c = similarity_matrices(tensor(f), tensor(v), tensor(t))
+    assert a.numpy() == pytest.approx(unit(f) @ unit(t).T, abs=1e-6)
+    assert c.numpy() == pytest.approx(unit(v) @ unit(t).T, abs=1e-6)
+
+
+def test_contrastive_similarity_of_the_teacher_itself_is_zero():
+    v = tensor(rows(1))
+    assert contrastive_similarity(3 * v, v, tensor(rows(2))).item() == pytest.approx(0, abs=1e-6)
+
+
+def reference_infonce(f, t, temperature):
+    logits = unit(f) @ unit(t).T / temperature
+    rows_, columns = (np.log(np.exp(m).sum(1)) - np.diag(m) for m in (logits, logits.T))
+    return (rows_.mean() + columns.mean()) / 2
+
+
+def test_infonce_is_symmetric_cross_entropy_of_matching_pairs():
+    f, t = rows(0), rows(1)
+    loss = infonce(tensor(f), tensor(t), temperature=0.1)
+    assert loss.item() == pytest.approx(reference_infonce(f, t, 0.1), rel=1e-5)
+    assert infonce(tensor(t), tensor(f), temperature=0.1).item() == pytest.approx(loss.item(), rel=1e-5)
+
+
+def reference_sigmoid(f, t, scale, bias):
+    z = 2 * np.eye(len(f)) - 1
+    return -np.log(1 / (1 + np.exp(-z * (scale * unit(f) @ unit(t).T + bias)))).sum() / len(f)
+
+
+def test_sigmoid_loss_is_a_yes_or_no_for_each_pair():
+    f, t = rows(0), rows(1)
+    loss = sigmoid(tensor(f), tensor(t), log_scale=torch.tensor(10.0).log(), bias=torch.tensor(-2.0))
+    assert loss.item() == pytest.approx(reference_sigmoid(f, t, 10.0, -2.0), rel=1e-5)
+
+
+LOSSES = {
+    "contrastive": lambda f, v, t, paired: contrastive_similarity(f, v, t, paired=paired),
+    "infonce": lambda f, v, t, paired: infonce(f, t, temperature=0.1, paired=paired),
+    "sigmoid": lambda f, v, t, paired: sigmoid(
+        f, t, log_scale=torch.tensor(2.0), bias=torch.tensor(-2.0), paired=paired
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_samples_without_a_text_are_as_if_they_were_not_there(name):
+    f, v, t = (tensor(rows(seed)) for seed in range(3))
+    f.requires_grad_()
+    paired = torch.tensor([True, False, True, True, False, True, True])
+    loss = LOSSES[name](f, v, t, paired)
+    (gradient,) = torch.autograd.grad(loss, f)
+    small = f.detach()[paired].requires_grad_()
+    expected = LOSSES[name](small, v[paired], t[paired], None)
+    (expected_gradient,) = torch.autograd.grad(expected, small)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert torch.allclose(gradient[paired], expected_gradient, atol=1e-6)
+    assert gradient[~paired].abs().max() == 0
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_batch_without_any_text_has_loss_zero_and_a_finite_gradient(name):
+    f = tensor(rows(0)).requires_grad_()
+    loss = LOSSES[name](f, tensor(rows(1)), tensor(rows(2)), torch.zeros(B, dtype=torch.bool))
+    (gradient,) = torch.autograd.grad(loss, f)
+    assert loss.item() == 0
+    assert gradient.abs().max() == 0
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses_stay_in_fp32_under_autocast(name):
+    f, v, t = (tensor(rows(seed)) for seed in range(3))
+    plain = LOSSES[name](f, v, t, None)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert LOSSES[name](f, v, t, None).item() == plain.item()
+
+
+def test_collapse_signs_tell_one_direction_from_many():
+    spread = collapse_signs(torch.randn(4096, 16, generator=torch.Generator().manual_seed(0)))
+    assert spread["gamma_std"].item() == pytest.approx(1, abs=0.02)
+    assert spread["gamma_rank"].item() == pytest.approx(16, abs=0.3)
+    one = torch.ones(64, 16) + 1e-3 * torch.randn(64, 16, generator=torch.Generator().manual_seed(0))
+    assert collapse_signs(one)["gamma_std"] < 0.01
+    line = torch.randn(64, 1, generator=torch.Generator().manual_seed(0)).sign() * torch.ones(64, 16)
+    assert collapse_signs(line)["gamma_rank"].item() == pytest.approx(1, abs=1e-4)
