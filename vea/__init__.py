@@ -1,8 +1,15 @@
 """vea: the open suite for visual emotion analysis and pretraining."""
 
+import importlib as _importlib
 import os as _os
+from typing import Any as _Any
 
 _os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # albumentations asks PyPI for its version at import otherwise
 _os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is downloaded unless the user asks: HF_HUB_OFFLINE=0
 
 __version__ = "0.1.0"
+
+
+def load(name_or_dir: str = "expression", **options: _Any) -> _Any:
+    """Returns a predictor: ``vea.load().predict("photo.jpg")``; see ``vea.predict.load``."""
+    return _importlib.import_module("vea.predict").load(name_or_dir, **options)  # torch is imported here, not before
