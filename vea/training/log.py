@@ -117,6 +117,6 @@ class MetricsLog:
         self._file.close()
         if self._wandb is not None:
             try:
-                self._wandb.finish(exit_code=exit_code, quiet=True)
+                self._wandb.finish(exit_code=exit_code)
             except Exception as error:  # tracking never stops training
                 self._drop_wandb(error)
