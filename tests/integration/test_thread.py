@@ -1,21 +1,29 @@
-"""The thread, by the scripts a user runs: shards, pretraining, kill -9, fine-tuning, report, bad input."""
+"""The thread, by the scripts a user runs: shards, pretraining, kill -9, preemption, fine-tuning, evaluation, report."""
+
+from __future__ import annotations
 
 import json
 import os
+import random
+import re
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
+STEPS = 18
 SMALL = [
-    "data.workers=0",
+    "data.workers=1",
     "runtime.threads=1",
     "runtime.device=cpu",
     "tracking.backend=none",
-    "train.steps=12",
+    f"train.steps={STEPS}",
     "train.warmup_steps=2",
     "train.log_every=1",
     "train.checkpoint_every=3",
@@ -26,21 +34,23 @@ SMALL = [
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory, repository):
-    """A folder with prepared synthetic shards and a way to run scripts on them."""
+    """A folder with prepared synthetic shards in ``data``."""
     folder = tmp_path_factory.mktemp("thread")
-    run(repository, "datasets/prepare.py", "synthetic", "--count", "160", "--out", str(folder / "data"))
+    line = ["datasets/prepare.py", "synthetic", "--count", "160", "--size", "64", "--out", str(folder / "data")]
+    run(repository, *line)
     return folder
 
 
 def command_line(work: Path, script: str, config: str, *overrides: str) -> list[str]:
     data = [f"data.train.0.path={work / 'data'}", f"data.val.0.path={work / 'data'}"]
-    return [sys.executable, script, config, *SMALL, *data, *overrides]
+    return [script, config, *SMALL, *data, *overrides]
 
 
-def run(repository: Path, *words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-    line = list(words) if words[0] == sys.executable else [sys.executable, *words]
-    result = subprocess.run(line, cwd=repository, capture_output=True, text=True, timeout=300)
-    assert result.returncode == code, result.stdout[-2000:] + result.stderr[-2000:]
+def run(repository: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    result = subprocess.run(
+        [sys.executable, *words], cwd=repository, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
     return result
 
 
@@ -50,63 +60,109 @@ def pretrain(work: Path, name: str, *overrides: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def undisturbed(work, repository):
+    """A pretraining run that nothing happened to."""
     run(repository, *pretrain(work, "undisturbed"))
     return work / "undisturbed"
 
 
+def records(run_dir: Path) -> list[dict]:
+    """What metrics.jsonl holds; its last line may be cut while the run is alive."""
+    path = run_dir / "metrics.jsonl"
+    lines = path.read_text().split("\n")[:-1] if path.is_file() else []
+    return [json.loads(line) for line in lines]
+
+
+def trained_steps(run_dir: Path) -> list[int]:
+    return [record["step"] for record in records(run_dir) if record["kind"] == "train"]
+
+
+def start_and_signal(repository: Path, line: list[str], number: int, when: Callable[[], bool]) -> int:
+    """Starts the command, signals its process group (SIGKILL) or the trainer alone as soon as ``when``; exit code."""
+    process = subprocess.Popen(
+        [sys.executable, *line], cwd=repository, stdout=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        deadline = time.monotonic() + 240
+        while not when():
+            assert process.poll() is None, "the run ended before its moment came"
+            assert time.monotonic() < deadline
+            time.sleep(0.004)
+        (os.killpg if number == signal.SIGKILL else os.kill)(process.pid, number)
+        return process.wait(timeout=120)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def assert_same_end(run_dir: Path, undisturbed: Path) -> None:
+    for name in ("final/model.safetensors", f"checkpoints/step_{STEPS:08d}/model.safetensors"):
+        assert (run_dir / name).read_bytes() == (undisturbed / name).read_bytes(), name
+    assert trained_steps(run_dir) == list(range(1, STEPS + 1))
+    losses = [[record["loss"] for record in records(folder)] for folder in (run_dir, undisturbed)]
+    assert losses[0] == losses[1]
+    assert json.loads((run_dir / "state.json").read_text())["state"] == "done"
+
+
 def test_kill_9_and_the_same_command_again_end_with_the_same_bits(work, repository, undisturbed):
     line, folder = pretrain(work, "killed"), work / "killed"
-    process = subprocess.Popen(line, cwd=repository, stdout=subprocess.DEVNULL, start_new_session=True)
-    deadline = time.time() + 240
-    while not list(folder.glob("checkpoints/step_*/state.json")):
-        assert process.poll() is None and time.time() < deadline
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    seed = int(os.environ.get("VEA_TEST_SEED") or time.time_ns() % 2**32)
+    chance = random.Random(seed)
+    # the moments: a first checkpoint stands; then a random step was logged and a random part of the next has gone by
+    steps = [chance.randint(5, 8), chance.randint(10, 14)]
+    print(f"VEA_TEST_SEED={seed}: killed at the first checkpoint, then after steps {steps}")
+    code = start_and_signal(
+        repository, line, signal.SIGKILL, lambda: bool(list(folder.glob("checkpoints/step_*/state.json")))
+    )
+    assert code == -signal.SIGKILL
+    for step in steps:
+
+        def reached(step: int = step) -> bool:
+            if max(trained_steps(folder), default=0) < step:
+                return False
+            time.sleep(chance.uniform(0, 0.06))
+            return True
+
+        assert start_and_signal(repository, line, signal.SIGKILL, reached) == -signal.SIGKILL
     assert not (folder / "final").exists(), "the run ended before it was killed: nothing was tested"
-    run(repository, *line)
-    for name in ("final/model.safetensors", "checkpoints/step_00000012/model.safetensors"):
-        assert (folder / name).read_bytes() == (undisturbed / name).read_bytes()
-    lines = [json.loads(text) for text in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert [record["step"] for record in lines if record["kind"] == "train"] == list(range(1, 13))
+    result = run(repository, *line)
+    assert re.search(r"resuming at step (\d+)", result.stdout), result.stdout
+    assert_same_end(folder, undisturbed)
+
+
+def test_a_signal_of_the_cluster_saves_exits_75_and_the_same_command_ends_with_the_same_bits(
+    work, repository, undisturbed
+):
+    line, folder = pretrain(work, "preempted"), work / "preempted"
+    code = start_and_signal(repository, line, signal.SIGUSR2, lambda: len(trained_steps(folder)) >= 4)
+    assert code == 75
+    state = json.loads((folder / "state.json").read_text())
+    assert state["state"] == "preempted" and 4 <= state["step"] < STEPS
+    assert (folder / "checkpoints" / f"step_{state['step']:08d}" / "state.json").is_file()
+    result = run(repository, *line)
+    assert f"resuming at step {state['step']} " in result.stdout
+    assert_same_end(folder, undisturbed)
 
 
 def test_pretrained_encoder_is_fine_tuned_evaluated_and_reported(work, repository, undisturbed):
     run_dir = work / "expression"
     encoder = json.dumps({"patch_size": 8, "embed_dim": 96, "depth": 3, "num_heads": 3})
     overrides = [f"out={run_dir}", f"train.init_from={undisturbed}", f"model.encoder.args={encoder}"]
-    overrides += ["model.encoder.name=vit_tiny_patch16_224", "train.eval_every=6"]
-    config = "configs/finetune/demo_expression.yaml"
+    overrides += ["model.encoder.name=vit_tiny_patch16_224", "augment.image_size=64", "augment.region=head"]
+    overrides += ["train.eval_every=6", "tracking.backend=wandb"]
+    config = "configs/finetune/expression_synthetic.yaml"
     result = run(repository, *command_line(work, "finetune/expression.py", config, *overrides))
     assert "encoder weights" in result.stdout
+    assert [path for path in (run_dir / "wandb").glob("offline-run-*/run-*.wandb") if path.stat().st_size]
+
     run(repository, "finetune/evaluate.py", str(run_dir), "--split", "test")
     record = json.loads((run_dir / "evaluation_test.json").read_text())["targets"]["expression"]
-    assert sum(map(sum, record["confusion"])) == record["samples"] > 0
-    for folder, content in ((undisturbed, "Similarity"), (run_dir, "onfusion")):
-        page = (folder / "report.html").read_text()
-        assert content.lower() in page.lower() and "data:image/png;base64," in page
-        assert 'src="http' not in page and 'href="http' not in page
+    shards = json.loads((work / "data" / "index.json").read_text())["splits"]["test"]["shards"]
+    labelled = sum(sum(shard["label_counts"]["expression"].values()) for shard in shards)
+    assert sum(map(sum, record["confusion"])) == record["samples"] == labelled > 0
 
-
-@pytest.mark.parametrize(
-    ("override", "code", "words"),
-    [
-        ("train.base_ll=1", 2, "base_lr"),
-        ("data.train.0.path=nowhere/at/all", 2, "nowhere/at/all"),
-        ("teacher.name=ViT-B-16", 2, "pretrained"),
-    ],
-)
-def test_a_mistake_is_one_sentence(work, repository, override, code, words):
-    result = run(repository, *pretrain(work, "mistake", override), code=code)
-    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1 and words in errors[0] and "Traceback" not in result.stderr
-    assert not (work / "mistake" / "checkpoints").exists()
-
-
-def test_a_broken_checkpoint_is_one_sentence_and_exit_1(work, repository):
-    line = pretrain(work, "broken", "train.steps=3", "train.warmup_steps=1")
-    run(repository, *line)
-    weights = work / "broken" / "checkpoints" / "step_00000003" / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:1000])
-    result = run(repository, *line, code=1)
-    assert "model.safetensors is broken" in result.stderr and "Traceback" not in result.stderr
+    for folder, content in ((undisturbed, "similarity"), (run_dir, "confusion")):
+        page = (folder / "report.html").read_text(encoding="utf-8").lower()
+        assert content in page and "data:image/png;base64," in page
+        assert "<svg" in page or page.count("data:image/png;base64,") > 1  # curves beside the pictures
+        assert not re.search(r"""(?:src|href)\s*=\s*["']?(?:https?:)?//|url\(\s*["']?(?:https?:)?//|@import""", page)
