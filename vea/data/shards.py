@@ -635,7 +635,7 @@ def write_dataset(
                 shutil.rmtree(folder, ignore_errors=True)
                 raise
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise RunError(f"no space left on the disk for {out}; nothing was kept: free some and run again") from None
         raise
     return read_index(out)

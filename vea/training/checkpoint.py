@@ -42,8 +42,10 @@ def write_text(path: Path, text: str) -> None:
 
 def _is_disk_full(error: Exception) -> bool:
     text = str(error).lower()
+    phrases = ["no space left", "quota", "file too large", "os error 28", "pytorchstreamwriter"]
+    phrases += ["unexpected pos", "iostream error"]  # torch.save does not say why a write was short
     return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or any(
-        phrase in text for phrase in ("no space left", "quota", "file too large", "os error 28", "pytorchstreamwriter")
+        phrase in text for phrase in phrases
     )
 
 

@@ -334,6 +334,8 @@ def fit(
         Preempted: a signal came; the run is saved and continues with the same command.
     """
     settings = config.train
+    if eval_batches is not None:
+        eval_batches()  # opens the sets: a mistake in data.val shows now, not at the first validation
     run = _Run(config, runtime, task)
     chosen = run.open()
     task.to(runtime.device).train()
