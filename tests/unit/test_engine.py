@@ -120,6 +120,26 @@ def test_resume_after_preemption_is_bit_identical(tmp_path):
     assert steps_logged(tmp_path / "b") == list(range(1, 13))
 
 
+def validations(folder):
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [(record["step"], record["toy/accuracy"]) for record in records if record["kind"] == "val"]
+
+
+@pytest.mark.parametrize("signalled", [5, 11])  # the step before a validation, and the last step
+def test_a_signal_at_a_validating_step_loses_no_validation(tmp_path, signalled):
+    run(tmp_path / "a", eval_every=3)
+    interrupted = ToyTask()
+    interrupted.signal_step = signalled
+    with pytest.raises(Preempted, match=f"at step {signalled + 1}"):
+        run(tmp_path / "b", interrupted, eval_every=3)
+    summary = run(tmp_path / "b", eval_every=3)
+    assert [step for step, _ in validations(tmp_path / "b")] == [3, 6, 9, 12]
+    assert validations(tmp_path / "a") == validations(tmp_path / "b")
+    assert summary.best == json.loads((tmp_path / "a" / "state.json").read_text())["best"]
+    best = [folder / "best" / "model.safetensors" for folder in (tmp_path / "a", tmp_path / "b")]
+    assert best[0].read_bytes() == best[1].read_bytes()
+
+
 def test_resume_after_a_crash_repeats_the_lost_steps_once(tmp_path):
     run(tmp_path / "a")
 

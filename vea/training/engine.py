@@ -209,6 +209,7 @@ class _Run:
         self.dir = config.run_dir
         self.step = 0
         self.best: dict[str, Any] | None = None
+        self.owes_validation = False  # a signal came at a step that validates: the next life validates first
         self.metrics: dict[str, float] = {}
         self.plain_config = config.model_dump(mode="json")
         self.versions = {"vea": vea.__version__, "torch": torch.__version__, "python": platform.python_version()}
@@ -255,6 +256,7 @@ class _Run:
             "config": self.plain_config,
             "samples": self.step * self.config.data.global_batch_size,
             "best": self.best,
+            "owes_validation": self.owes_validation,
             "versions": self.versions,
             "git": self.git,
             "seed": self.config.seed,
@@ -350,8 +352,13 @@ def fit(
             for name, value in ema_weights.items():
                 ema.tensors[name].copy_(value)
         run.step, run.best = state["step"], state["best"]
+        run.owes_validation = state.get("owes_validation", False)
 
-    log = MetricsLog(run.dir, config, start_step=run.step) if runtime.is_main else None
+    log = (
+        MetricsLog(run.dir, config, start_step=run.step, owes_validation=run.owes_validation)
+        if runtime.is_main
+        else None
+    )
     if log:
         trainable = sum(parameter.numel() for parameter in task.parameters() if parameter.requires_grad)
         log.say(
@@ -398,6 +405,8 @@ def _train(
         )
     parameters = [parameter for parameter in task.parameters() if parameter.requires_grad]
     meter = _Meter(config.data.global_batch_size)
+    if run.owes_validation and eval_batches is not None:
+        _validate(run, ema, log, eval_batches)
     if run.step >= settings.steps:
         return
     batches = iter(train_batches(run.step, micro))
@@ -461,13 +470,14 @@ def _train(
         validate = eval_batches is not None and (
             is_last or (settings.eval_every and run.step % settings.eval_every == 0)
         )
+        run.owes_validation = bool(validate and asked_to_stop)  # the grace time is for saving
         if validate and not asked_to_stop:
             _validate(run, ema, log, eval_batches)  # type: ignore[arg-type]
             meter.restart_clock()
         if run.step % settings.checkpoint_every == 0 or is_last or asked_to_stop:
             run.save(optimizer, ema)
             meter.restart_clock()
-        if asked_to_stop and not is_last:
+        if asked_to_stop and (not is_last or run.owes_validation):
             raise Preempted(
                 f"stopped by {stop.name or 'another rank'} at step {run.step}; saved: run the same command to go on"
             )

@@ -34,14 +34,16 @@ class MetricsLog:
     """Appends records to ``metrics.jsonl``; prints them; shows them to wandb. Only rank 0 has one.
 
     Opening it at step ``start_step`` drops records of later steps, written by a life that was killed before its next
-    checkpoint: every step stands in the file once.
+    checkpoint: every step stands in the file once. With ``owes_validation`` that of ``start_step`` is yet to come.
     """
 
-    def __init__(self, run_dir: Path, config: RunConfig, *, start_step: int) -> None:
+    def __init__(self, run_dir: Path, config: RunConfig, *, start_step: int, owes_validation: bool = False) -> None:
         self.path = run_dir / "metrics.jsonl"
         self.steps = config.train.steps
         self._started = time.time()
-        kept = [line for line in self._lines() if json.loads(line)["step"] <= start_step]
+        last = {"train": start_step, "val": start_step - owes_validation}
+        records = ((line, json.loads(line)) for line in self._lines())
+        kept = [line for line, record in records if record["step"] <= last.get(record["kind"], start_step)]
         write_text(self.path, "".join(line + "\n" for line in kept))
         self._file = self.path.open("a", encoding="utf-8", buffering=1)
         self._wandb: Any = None
