@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -140,6 +141,17 @@ def _stack(arrays: Sequence[np.ndarray]) -> torch.Tensor:
     return torch.from_numpy(np.stack(arrays))
 
 
+_MADV_POPULATE_WRITE = 23  # Linux 5.14 and later; elsewhere the call fails and pages come one fault at a time
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _populate(storage: torch.UntypedStorage) -> None:
+    """Maps all pages of new shared memory in one call: a fault for each costs more than a resize of the image in it."""
+    _libc.madvise(
+        ctypes.c_void_p(storage.data_ptr()), ctypes.c_size_t(storage.nbytes()), ctypes.c_int(_MADV_POPULATE_WRITE)
+    )
+
+
 def _planes(views: Sequence[np.ndarray]) -> torch.Tensor:
     """Returns images (H, W, C) as uint8 (B, C, H, W).
 
@@ -152,6 +164,7 @@ def _planes(views: Sequence[np.ndarray]) -> torch.Tensor:
         batch = torch.empty(shape, dtype=torch.uint8)
     else:
         storage = torch.UntypedStorage._new_shared(math.prod(shape))  # as torch's default_collate does
+        _populate(storage)
         batch = torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
     for view, planes in zip(views, batch.numpy(), strict=True):
         cv2.split(view, list(planes))  # writes into the batch
