@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import os
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from vea.data.sample import Sample
 from vea.data.shards import ShardReader, Skipped, read_index
 from vea.data.sources import LAYOUTS, make_source
 from vea.data.sources.captions import person_boxes
-from vea.data.sources.fer2013plus import vote_distribution
+from vea.data.sources.fer2013plus import majority_class, multi_target, vote_distribution
 from vea.errors import VeaError
 from vea.labels import FER2013_7, FERPLUS_8, MIKELS_8
 
@@ -545,6 +546,133 @@ def test_datasets_is_not_a_package():
     assert not (REPOSITORY / "datasets" / "__init__.py").exists()
 
 
+
+# ----------------------------------------------------------------------------------- layouts of sets that are not here
+
+
+def fer_csv(root: Path, *, votes: bool) -> Path:
+    lines = ["emotion,pixels,Usage"]
+    for i, usage in enumerate(["Training", "Training", "PublicTest", "PrivateTest"]):
+        lines.append(f"{i},{' '.join(str((i + j) % 256) for j in range(48 * 48))},{usage}")
+    put(root / "fer2013.csv", "\n".join(lines) + "\n")
+    if votes:
+        head = "Usage,Image name,neutral,happiness,surprise,sadness,anger,disgust,fear,contempt,unknown,NF"
+        rows = ["Training,fer0000000.png,8,2,0,0,0,0,0,0,0,0", "Training,,0,0,0,0,0,0,0,0,0,10"]
+        rows += ["PublicTest,fer2.png,4,0,0,4,0,0,2,0,0,0", "PrivateTest,fer3.png,0,10,0,0,0,0,0,0,0,0"]
+        put(root / "fer2013new.csv", "\n".join([head, *rows]) + "\n")
+    return root
+
+
+def test_kaggle_csv_keeps_pixels_and_the_order_of_its_classes(tmp_path):
+    found = read_all("fer2013", fer_csv(tmp_path, votes=False), "train")
+    assert {key: sample.labels for key, sample in found.items()} == {
+        "fer0000000": {"expression": "angry"},
+        "fer0000001": {"expression": "disgust"},
+    }
+    pixels = np.array(Image.open(io.BytesIO(found["fer0000001"].image)))
+    assert pixels.shape == (48, 48) and pixels.ravel()[:3].tolist() == [1, 2, 3]
+    assert set(make_source(find_card("fer2013", CARDS)).fields(tmp_path)) == {"expression"}
+
+
+def test_kaggle_csv_with_votes_has_every_mode_of_ferplus(tmp_path):
+    root = fer_csv(tmp_path, votes=True)
+    train = read_all("fer2013", root, "train")
+    assert train["fer0000000"].labels["ferplus"] == "neutral"
+    assert train["fer0000000"].labels["multi_target"] == [1, 0, 0, 0, 0, 0, 0, 0]
+    assert train["fer0000001"].labels == {"expression": "disgust"}  # no face: the old label only
+    val = read_all("fer2013", root, "val")["fer0000002"].labels
+    assert "ferplus" not in val and val["multi_target"] == [0.5, 0, 0, 0.5, 0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("damage", ["pixels", "emotion"])
+def test_kaggle_csv_names_a_bad_row(tmp_path, damage):
+    text = (fer_csv(tmp_path, votes=False) / "fer2013.csv").read_text().splitlines()
+    text[1] = "0,1 2 3,Training" if damage == "pixels" else "9," + text[1].split(",", 1)[1]
+    put(tmp_path / "fer2013.csv", "\n".join(text))
+    with pytest.raises(VeaError, match="sample fer0000000: emotion must be 0 to 6"):
+        read_all("fer2013", tmp_path, "train")
+
+
+def test_rafdb_counts_from_one(tmp_path):
+    put(tmp_path / "EmoLabel" / "list_patition_label.txt", "train_00001.jpg 5\ntrain_00002.jpg 1\ntest_0001.jpg 7\n")
+    for name in ("train_00001", "test_0001"):
+        put(tmp_path / "Image" / "aligned" / f"{name}_aligned.jpg", picture(1))
+    train = read_all("rafdb", tmp_path, "train")
+    assert train["train_00001"].labels == {"expression": "sadness"}
+    assert isinstance(train["train_00002"], Skipped) and "missing" in train["train_00002"].reason
+    assert read_all("rafdb", tmp_path, "test")["test_0001"].labels == {"expression": "neutral"}
+    put(tmp_path / "EmoLabel" / "list_patition_label.txt", "train_00001.jpg 8\n")
+    with pytest.raises(VeaError, match="line 1: 'train_00001\\.jpg 8' is not"):
+        read_all("rafdb", tmp_path, "train")
+
+
+@pytest.mark.parametrize("classes, keys", [(7, {"1", "2"}), (8, {"1", "2", "3"})])
+def test_affectnet_reads_npy_annotations(tmp_path, classes, keys):
+    rows = {"1": (1, 0.5, -0.25), "2": (6, -2, -2), "3": (7, 0.0, 0.0), "4": (8, 0.0, 0.0)}  # 8 to 10: none, uncertain
+    for key, values in rows.items():
+        put(tmp_path / "train_set" / "images" / f"{key}.jpg", picture(int(key)))
+        (tmp_path / "train_set" / "annotations").mkdir(exist_ok=True)
+        for part, value in zip(("exp", "val", "aro"), values, strict=True):
+            np.save(tmp_path / "train_set" / "annotations" / f"{key}_{part}.npy", np.array(str(value)))
+    found = read_all(f"affectnet{classes}", tmp_path, "train")
+    assert set(found) == keys
+    assert found["1"].labels == {"expression": "happy", "valence": 0.5, "arousal": -0.25}
+    assert found["2"].labels == {"expression": "anger"}  # -2: nobody rated it
+
+
+def web_tar(path: Path, members: dict[str, bytes]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+def test_webdataset_of_img2dataset(tmp_path):
+    caption = {"caption": "a dog", "url": "x"}
+    members = {"000.jpg": picture(1), "000.json": json.dumps(caption).encode(), "001.jpg": picture(2)}
+    members |= {"001.txt": "zwei Hündchen\n".encode(), "002.txt": b"no image", "003.jpg": picture(3)}
+    web_tar(tmp_path / "00000.tar", members)
+    whole = web_tar(tmp_path / "00001.tar", {"000.jpg": picture(4), "001.jpg": picture(5)}).read_bytes()
+    (tmp_path / "00001.tar").write_bytes(whole[: 512 + len(picture(4)) // 2])
+    found = read_all("webdataset", tmp_path, "train")
+    assert found["00000_000"].text == ["a dog"] and found["00000_001"].text == ["zwei Hündchen"]
+    assert found["00000_003"].text == [] and found["00000_003"].image == picture(3)
+    assert isinstance(found["00000_002"], Skipped) and "no image among txt" in found["00000_002"].reason
+    assert any(isinstance(sample, Skipped) and "00001.tar" in sample.reason for sample in found.values())
+    assert list(read_all("webdataset", tmp_path, "train", limit=2)) == ["00000_000", "00000_001"]
+
+
+def test_folders_without_splits_are_cut_inside_each_query_folder(tmp_path):
+    for emotion, query in itertools.product(("anger", "joy"), ("cats", "sea")):
+        for i in range(10):
+            put(tmp_path / emotion / query / f"{i}.jpg", picture(i))
+    found = {split: read_all("ube", tmp_path, split) for split in ("train", "val", "test")}
+    assert {split: len(samples) for split, samples in found.items()} == {"train": 28, "val": 4, "test": 8}
+    names = [key.split("__", 1)[1] for samples in found.values() for key in samples]
+    assert len(set(names)) == 40  # every picture once
+    groups = [key.split("__")[1:3] for key in found["test"]]
+    assert all(groups.count(group) == 2 for group in groups)
+    assert found["val"].popitem()[1].labels["emotion"] in ("anger", "joy")
+
+
+def test_caer_s_takes_validation_out_of_the_official_test_set(tmp_path):
+    for split, count in (("train", 5), ("test", 50)):
+        for i in range(count):
+            put(tmp_path / split / "Fear" / f"{i}.png", picture(i, "PNG"))
+    counts = {split: len(read_all("caer_s", tmp_path, split)) for split in ("train", "val", "test")}
+    assert counts == {"train": 5, "val": 17, "test": 33}
+
+
+def test_shipped_splits_are_left_alone(tmp_path):
+    for split, count in (("train", 3), ("val", 2), ("test", 1)):
+        for i in range(count):
+            put(tmp_path / split / "awe" / f"{i}.jpg", picture(i))
+    assert [len(read_all("fi", tmp_path, split)) for split in ("train", "val", "test")] == [3, 2, 1]
+
+
 # ------------------------------------------------------------------------------------------------------------ real data
 
 needs_data = pytest.mark.skipif(not os.environ.get("VEA_DATA"), reason="VEA_DATA is not set: no real data here")
@@ -572,11 +700,19 @@ def test_real_samples_become_shards(name, tmp_path, capsys):
 
 @pytest.mark.real_data
 @needs_data
-def test_real_votes_match_the_counts_of_ferplus():
-    """27,956 / 3,505 / 3,505 are the counts of FER+'s own code in probability mode."""
+@pytest.mark.parametrize(
+    "rule, counts",
+    [
+        (vote_distribution, [27_956, 3_505, 3_505]),
+        (majority_class, [25_060, 3_199, 3_153]),
+        (multi_target, [27_671, 3_472, 3_472]),
+    ],
+)
+def test_real_votes_match_the_counts_of_ferplus(rule, counts):
+    """The counts are those of FER+'s own code in its three modes."""
     found = dict.fromkeys(("Training", "PublicTest", "PrivateTest"), 0)
     with open(Path(os.environ["VEA_DATA"]) / "fer2013plus" / "fer2013new.csv", newline="") as file:
         for row in csv.DictReader(file):
             if row["Image name"]:
-                found[row["Usage"]] += vote_distribution([int(row[name]) for name in VOTES]) is not None
-    assert list(found.values()) == [27_956, 3_505, 3_505]
+                found[row["Usage"]] += rule([int(row[name]) for name in VOTES]) is not None
+    assert list(found.values()) == counts

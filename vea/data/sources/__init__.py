@@ -6,23 +6,31 @@ A new data set of a known layout needs a card and no code.
 from __future__ import annotations
 
 from vea.data.cards import Card
+from vea.data.sources.affectnet import AffectNet
 from vea.data.sources.base import Source
 from vea.data.sources.captions import Captions
 from vea.data.sources.emoset import EmoSet
+from vea.data.sources.fer2013_csv import Fer2013Csv
 from vea.data.sources.fer2013plus import Fer2013Plus
 from vea.data.sources.image_folder import ImageFolder
 from vea.data.sources.oasis import Oasis
+from vea.data.sources.rafdb import RafDb
 from vea.data.sources.synthetic import Synthetic
+from vea.data.sources.webdataset import WebDataset
 from vea.data.sources.wikiart import WikiArt
 from vea.errors import VeaError, did_you_mean
 
 LAYOUTS: dict[str, type[Source]] = {
+    "affectnet": AffectNet,
     "captions": Captions,
     "emoset": EmoSet,
+    "fer2013_csv": Fer2013Csv,
     "fer2013plus": Fer2013Plus,
     "image_folder": ImageFolder,
     "oasis": Oasis,
+    "rafdb": RafDb,
     "synthetic": Synthetic,
+    "webdataset": WebDataset,
     "wikiart": WikiArt,
 }
 

@@ -50,6 +50,30 @@ def vote_distribution(votes: Sequence[int], *, emotions: int = 8) -> list[float]
     return [round(count / held, 6) for count in taken[:emotions]]
 
 
+def majority_class(votes: Sequence[int], *, emotions: int = 8) -> int | None:
+    """Returns the index with more than half of the votes, or None: the FER+ "majority" rule.
+
+    Single votes are removed first; a sample whose top is unknown or not-a-face is dropped.
+    Counts 25,060 / 3,199 / 3,153.
+    """
+    left = [count if count > 1 else 0 for count in votes]
+    top = left.index(max(left))
+    return top if top < emotions and 2 * left[top] > sum(left) else None
+
+
+def multi_target(votes: Sequence[int], *, emotions: int = 8) -> list[float] | None:
+    """Returns the share of each emotion by the FER+ "multi-target" rule (27,671 / 3,472 / 3,472 samples), or None.
+
+    Single votes are removed; classes with 30 % of the rest are kept. A sample is dropped when those hold no more than
+    half of the votes or when the top is unknown or not-a-face. What is kept of the eight emotions sums to 1.
+    """
+    left = [count if count > 1 else 0 for count in votes]
+    kept = [count if count >= 0.3 * sum(left) else 0 for count in left]
+    if 2 * sum(kept) <= sum(left) or kept.index(max(kept)) >= emotions:
+        return None
+    return [round(count / sum(kept[:emotions]), 6) for count in kept[:emotions]]
+
+
 class Fer2013Plus(Source):
     """Fields ``expression`` (FER2013's seven), ``ferplus`` (majority of the votes, eight) and ``votes``."""
 

