@@ -3,9 +3,9 @@
     VEA_DATA=... python benchmarks/expression_peers.py [--json FILE] [--limit N] [--model RUN]
 
 The same 48x48 faces for all, one at a time, one thread, rounds interleaved; each model gets the input that its authors
-describe. ``fer`` needs the package ai-edge-litert, ``face-api`` onnxruntime; a peer that cannot run here is named with the
-reason and the command ends with 1. FER+ majority: faces with more than half of the votes on one of eight emotions; peers
-know seven, so contempt is never right for them. Their training data is their own: some may have seen these faces.
+describe. ``fer`` needs the package ai-edge-litert, ``face-api`` onnxruntime; a peer that cannot run here is named with
+the reason and the command ends with 1. FER+ majority: faces with more than half of the votes on one of eight emotions;
+peers know seven, so contempt is never right for them. Their training data is their own: some may have seen these faces.
 """
 
 from __future__ import annotations
