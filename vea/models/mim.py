@@ -56,6 +56,7 @@ class MaskedAutoencoder(nn.Module):
         mask_ratio: share of patches that is removed; K = int(N * (1 - ratio)) stay.
         norm_pix: reconstruct patches normalised by their own mean and deviation.
         checkpointing: recompute activations in the backward pass.
+        class_token_only: every patch gets the prediction at the class token, as in the release of UniEmoX.
 
     Raises:
         VeaError: the sizes do not fit each other, or the weights do not fit.
@@ -72,6 +73,7 @@ class MaskedAutoencoder(nn.Module):
         mask_ratio: float = 0.75,
         norm_pix: bool = False,
         checkpointing: bool = False,
+        class_token_only: bool = False,
     ) -> None:
         super().__init__()
         self.encoder = build_encoder(encoder.model_copy(update={"pretrained": None}), image_size=image_size)
@@ -99,6 +101,7 @@ class MaskedAutoencoder(nn.Module):
                 "at least one must stay and one must go"
             )
         self.norm_pix, self.checkpointing = norm_pix, checkpointing
+        self.class_token_only = class_token_only
 
         norm: Any = partial(nn.LayerNorm, eps=1e-6)
         self.decoder_embed = nn.Linear(self.encoder.embed_dim, decoder.width)
@@ -182,6 +185,7 @@ class MaskedAutoencoder(nn.Module):
             "decoder": DecoderConfig(**(state.get("decoder") or model.get("decoder") or {})),
             "image_size": task["image_size"],
             "mask_ratio": model.get("mask_ratio", 0.75),
+            "class_token_only": model.get("variant") == "released",
             "norm_pix": state.get("norm_pix", objective.get("norm_pix", False)),
         }
         mim = cls(EncoderConfig(**task["encoder"]), **{**arguments, **changes})
@@ -245,7 +249,10 @@ class MaskedAutoencoder(nn.Module):
         removed = self.mask_token + placed[:, num_kept:]
         tokens = torch.cat([projected[:, :1] + positions[:, :1], visible, removed], dim=1)
         tokens = self._run(self.decoder_blocks, tokens)
-        return self.decoder_pred(self.decoder_norm(tokens[:, 1 if visible_too else 1 + num_kept :]))
+        first = 1 if visible_too else 1 + num_kept
+        if self.class_token_only:
+            return self.decoder_pred(self.decoder_norm(tokens[:, :1])).expand(-1, tokens.shape[1] - first, -1)
+        return self.decoder_pred(self.decoder_norm(tokens[:, first:]))
 
     def sample_losses(self, encoded: Encoded, prediction: Tensor) -> Tensor:
         """Returns (B,) fp32 reconstruction errors over the removed patches."""
