@@ -10,7 +10,7 @@ import torch
 from vea.config import EncoderConfig
 from vea.data.sample import LabelField
 from vea.data.shards import write_dataset
-from vea.data.synthetic import samples
+from vea.data.synthetic import FIELDS, samples
 from vea.errors import VeaError
 from vea.models.backbone import build_encoder
 from vea.training.checkpoint import save_weights
@@ -56,7 +56,8 @@ def test_the_nearest_rows_vote(probe):
     train = (torch.eye(3), torch.tensor([0, 1, 2]))
     votes = probe.neighbours(train, torch.tensor([[0.1, 0.9, 0.0]]), k=2, classes=3)
     assert votes.argmax().item() == 1 and votes[0, 2] == 0 and votes.sum().item() == pytest.approx(1)
-    value = probe.neighbours((train[0], torch.tensor([5.0, 7.0, 9.0])), torch.tensor([[0.0, 1.0, 0.0]]), k=1, classes=None)
+    values = (train[0], torch.tensor([5.0, 7.0, 9.0]))
+    value = probe.neighbours(values, torch.tensor([[0.0, 1.0, 0.0]]), k=1, classes=None)
     assert value.item() == 7
 
 
@@ -84,9 +85,7 @@ def test_a_share_of_the_labels_has_every_class(probe):
 def test_the_command_writes_every_row_and_reads_its_features_again(probe, tmp_path, monkeypatch, capsys):
     splits = {split: list(samples(count, split=split, size=32)) for split, count in
               {"train": 60, "val": 24, "test": 24}.items()}  # fmt: skip
-    from vea.data.synthetic import FIELDS
-
-    write_dataset(tmp_path / "data", name="drawn", fields=FIELDS, samples=splits)
+    write_dataset(splits, tmp_path / "data", name="drawn", title="", fields=FIELDS, card=None, synthetic=True)
     form = EncoderConfig(args={"patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 2})
     weights = {f"model.mim.encoder.{k}": v for k, v in build_encoder(form, image_size=32).state_dict().items()}
     task = {"encoder": form.model_dump(), "image_size": 32, "mean": [0.5] * 3, "std": [0.25] * 3}
