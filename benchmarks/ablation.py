@@ -4,9 +4,9 @@
     python benchmarks/ablation.py --quick --out runs/quick   # every stage once, a few steps: a check, no result
     python benchmarks/ablation.py --anchor ../shared/data/weights/dinov2-s14/vit_small_patch14_dinov2.safetensors
 
-Each arm is pretrained, probed frozen on faces (FER2013: all labels, 10 %) and OASIS (valence, arousal), and fine-tuned on
-faces. What is complete is not repeated: run the same command again and it goes on where it stopped. Every choice is made
-on validation splits; the table shows test splits. A difference counts where it exceeds the spread of both arms.
+Each arm is pretrained, probed frozen on faces (FER2013: all labels, 10 %) and OASIS (valence, arousal), and fine-tuned
+on faces. What is complete is not repeated: run the same command again and it goes on where it stopped. Every choice is
+made on validation splits; the table shows test splits. A difference counts where it exceeds the spread of both arms.
 """
 
 from __future__ import annotations
@@ -48,19 +48,23 @@ def run(script: str, *arguments: str) -> None:
         raise RunError(f"{' '.join(words[1:])} failed; its own message is above, what is complete is kept")
 
 
-def probed(encoder: Path, out: Path, *, data: str, targets: list[str], size: int | None = None) -> dict[str, Any]:
+def probed(encoder: Path, out: Path, *, data: str, targets: list[str], row: str,
+           size: int | None) -> dict[str, Any]:  # fmt: skip
     """Returns the rows of ``pretrain/probe.py``, which runs where it has not yet."""
     if not out.is_file():
         sized = ["--image-size", str(size)] if size else []
-        run("pretrain/probe.py", str(encoder), "--data", data, "--target", *targets, "--json", str(out), *sized)
+        run("pretrain/probe.py", str(encoder), "--data", data, "--target", *targets, "--json", str(out), "--rows",
+            row, *sized)  # fmt: skip
     return json.loads(out.read_text(encoding="utf-8"))["rows"]
 
 
 def probe_columns(encoder: Path, folder: Path, given: argparse.Namespace, *, size: int | None = None,
                   row: str = "last") -> dict[str, float]:  # fmt: skip
     """Returns the columns of the table that need no training of the encoder."""
-    faces = probed(encoder, folder / "probe_faces.json", data=given.faces, targets=["expression"], size=size)
-    oasis = probed(encoder, folder / "probe_oasis.json", data=given.oasis, targets=["valence", "arousal"], size=size)
+    faces = probed(encoder, folder / "probe_faces.json", data=given.faces, targets=["expression"],
+                   row=row, size=size)  # fmt: skip
+    oasis = probed(encoder, folder / "probe_oasis.json", data=given.oasis, targets=["valence", "arousal"],
+                   row=row, size=size)  # fmt: skip
     face, rated = faces[row]["expression"], oasis[row]
     values = {f"face {name}": face[name]["test"] for name in ("linear", "knn", "linear 10%")}
     return values | {name: rated[name]["linear"]["test"] for name in ("valence", "arousal")}
@@ -123,13 +127,14 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--oasis", default="data/oasis")
     parser.add_argument("--anchor", type=Path, nargs="*", default=[], help="timm weight files, probed at --anchor-size")
     parser.add_argument("--anchor-size", type=int, default=98)
-    parser.add_argument("--quick", action="store_true", help="8 steps, one seed: shows that every stage works")
+    parser.add_argument("--quick", action="store_true", help="8 steps on drawn scenes: shows that every stage works")
     parser.add_argument("--out", type=Path, default=Path("runs/ablation"))
     parser.add_argument("--json", type=Path)
     parser.add_argument("--set", dest="overrides", nargs="*", default=[], metavar="a.b=c", help="for every pretraining")
     given = parser.parse_args(argv)
     if given.quick:
         given.seeds, given.steps, given.tune_steps = given.seeds[:1], 8, 8
+        given.config, given.faces, given.oasis = "configs/pretrain/smoke.yaml", "data/synthetic", "data/synthetic"
     for arm in given.arms:  # a typo stops here, before any run
         load_config(given.config, [*ARMS[arm], *given.overrides])
     load_config(given.tune_config)

@@ -276,9 +276,14 @@ def fields_of(data: str, targets: list[str]) -> dict[str, LabelField]:
 
 
 def probe(path: Path, *, data: str, targets: list[str], image_size: int | None, eval_crop: float, cache: Path,
-          seeds: int = 3, workers: int = 1, batch_size: int = 64) -> dict[str, Any]:  # fmt: skip
+          only: list[str] | None = None, seeds: int = 3, workers: int = 1,
+          batch_size: int = 64) -> dict[str, Any]:  # fmt: skip
     """Returns {"rows": {row: {target: {probe: {"setting", "validation", "test", "test_sd"}}}}, ...}."""
     source, fields = open_source(path), fields_of(data, targets)
+    names = only or list(source.weights)
+    for name in names:
+        if name not in source.weights:
+            raise VeaError(f"--rows: {path} has no {name!r}{did_you_mean(name, source.weights)}")
     size = image_size or source.image_size
     config = ExpressionConfig(
         name="probe", data=DataConfig(workers=workers), augment=AugmentConfig(image_size=size, eval_crop=eval_crop),
@@ -298,11 +303,11 @@ def probe(path: Path, *, data: str, targets: list[str], image_size: int | None, 
         return load_file(file)
 
     chosen = {}
-    for row in source.weights:
+    for row in names:
         train, val = cached(row, "train"), cached(row, "val")
         for target, field in fields.items():
             chosen[row, target] = choose(labelled(train, target), labelled(val, target), field=field, seeds=seeds)
-    rows: dict[str, Any] = {row: {} for row in source.weights}
+    rows: dict[str, Any] = {row: {} for row in names}
     for (row, target), probes in chosen.items():  # nothing is chosen from here on
         x, y = labelled(cached(row, "test"), target)
         rows[row][target] = {}
@@ -340,6 +345,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("encoder", type=Path, help="run folder, folder of import-weights, or a timm weight file")
     parser.add_argument("--data", required=True, help="prepared set with train, val and test")
     parser.add_argument("--target", required=True, nargs="+", help="label fields of kind class or value")
+    parser.add_argument("--rows", nargs="+", help="which of last, ema, file, untrained; default: all there are")
     parser.add_argument("--image-size", type=int, help="default: the encoder's own")
     parser.add_argument("--eval-crop", type=float, default=1.0)
     parser.add_argument("--seeds", type=int, default=3, help="draws of each share of the labels")
@@ -348,7 +354,8 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--json", type=Path, help="default: probe_DATA.json in a run folder")
     given = parser.parse_args(argv)
     result = probe(given.encoder, data=given.data, targets=given.target, image_size=given.image_size,
-                   eval_crop=given.eval_crop, cache=given.cache, seeds=given.seeds, workers=given.workers)  # fmt: skip
+                   eval_crop=given.eval_crop, cache=given.cache, only=given.rows, seeds=given.seeds,
+                   workers=given.workers)  # fmt: skip
     print_table(result)
     path = given.json or (given.encoder / f"probe_{Path(given.data).name}.json" if given.encoder.is_dir() else None)
     if path is not None:
