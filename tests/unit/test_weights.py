@@ -10,10 +10,12 @@ import torch
 from timm.models.vision_transformer import Block, PatchEmbed
 from torch import nn
 
+from vea.config import PretrainConfig
 from vea.errors import VeaError
 from vea.models.backbone import sincos_positions
 from vea.models.mim import MaskedAutoencoder
 from vea.models.weights import export_timm, import_weights, main, read_weight_file
+from vea.tasks.pretrain import PretrainTask
 from vea.training.checkpoint import load_weights, save_weights
 
 SIDE, PATCH, WIDTH, DEPTH, HEADS, B = 32, 8, 48, 2, 3, 3
@@ -97,6 +99,21 @@ def test_imported_weights_give_maes_numbers(published, tmp_path, kind, ratio):
     for name, value in named:
         assert getattr(output, name).shape == value.shape
         assert torch.allclose(getattr(output, name), value, atol=1e-5), name
+
+
+def test_a_pretraining_run_starts_from_imported_weights(published, tmp_path):
+    import_weights("mae", published[1], tmp_path / "out", heads=HEADS, decoder_heads=DECODER["heads"])
+    config = PretrainConfig.model_validate({
+        "name": "test", "train": {"steps": 1}, "augment": {"image_size": SIDE}, "teacher": None,
+        "objective": {"similarity": 0, "contrastive": 0},
+        "model": {"decoder": DECODER,
+                  "encoder": {"args": {"patch_size": PATCH, "embed_dim": WIDTH, "depth": DEPTH, "num_heads": HEADS}}},
+    })  # fmt: skip
+    task = PretrainTask(config, teacher=None)
+    loaded = task.load_pretrained(str(tmp_path / "out"))
+    count = len(task.state_to_save())
+    assert loaded == f"{count} of {count} weights"
+    assert torch.equal(task.model.mim.decoder_pred.weight, published[0].decoder_pred.weight)
 
 
 def test_a_file_may_hold_a_namespace_and_no_other_object(published, tmp_path):

@@ -52,8 +52,8 @@ def contrastive_similarity(student: Tensor, image: Tensor, text: Tensor, *, pair
 class _LogSumExp(torch.autograd.Function):
     """Row and column log-sum-exp of ``scale * f @ t.T + hidden``, a block of rows at a time, forward and backward.
 
-    The (B, B) logits never exist; the backward pass makes each block again. Two matrix products more than with full
-    logits would be one for each direction; here it is one, since a block serves its rows and all columns.
+    The (B, B) logits never exist; the backward pass makes each block again, the one matrix product that this costs:
+    a block serves its own rows and adds to the sums of all columns.
     """
 
     @staticmethod

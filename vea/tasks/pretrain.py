@@ -100,7 +100,7 @@ class PretrainTask(Task):
         return self.model.mim.num_patches
 
     def load_pretrained(self, path: str) -> str:
-        """Loads the weights of another pretraining run and returns what was loaded; its whole encoder must fit.
+        """Loads another pretraining run, or a folder of ``vea import-weights``; its whole encoder must fit.
 
         Raises:
             VeaError: nothing at ``path``, or an encoder of another size.
@@ -108,6 +108,8 @@ class PretrainTask(Task):
         from vea.training.checkpoint import load_weights
 
         weights, _ = load_weights(path)
+        if not any(name.startswith("model.") for name in weights):
+            weights = {f"model.mim.{name}": value for name, value in weights.items()}
         own = self.state_to_save()
         fitting = {name: weights[name] for name in own if name in weights and weights[name].shape == own[name].shape}
         for name in own:
