@@ -104,7 +104,7 @@ def test_imported_weights_give_maes_numbers(published, tmp_path, kind, ratio):
 def test_a_pretraining_run_starts_from_imported_weights(published, tmp_path):
     import_weights("mae", published[1], tmp_path / "out", heads=HEADS, decoder_heads=DECODER["heads"])
     config = PretrainConfig.model_validate({
-        "name": "test", "train": {"steps": 1}, "augment": {"image_size": SIDE}, "teacher": None,
+        "name": "test", "train": {"steps": 1}, "data": {}, "augment": {"image_size": SIDE}, "teacher": None,
         "objective": {"similarity": 0, "contrastive": 0},
         "model": {"decoder": DECODER,
                   "encoder": {"args": {"patch_size": PATCH, "embed_dim": WIDTH, "depth": DEPTH, "num_heads": HEADS}}},
