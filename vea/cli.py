@@ -44,6 +44,7 @@ VERBS = {
     "runs": Verb("vea.cli:list_runs", "[DIR]: the runs below a folder, how far they are, their best value"),
     "report": Verb("vea.cli:make_report", "RUN: write RUN/report.html, plots and pictures on one page"),
     "predict": Verb("vea.predict_cli:main", "FILE|FOLDER ...: the expression of every face in every picture"),
+    "import-weights": Verb("vea.models.weights:main", "mae|uniemox|timm|dinov2 FILE OUT: published weights as ours"),
 }
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from vea.losses.contrastive import contrastive_similarity, infonce, sigmoid, similarity_matrices
+from vea.losses.contrastive import contrastive_similarity, distillation, infonce, sigmoid, similarity_matrices
 from vea.losses.reconstruction import reconstruction
 from vea.losses.similarity import collapse_signs, similarity
 
@@ -85,7 +85,52 @@ def test_sigmoid_loss_is_a_yes_or_no_for_each_pair():
     assert loss.item() == pytest.approx(reference_sigmoid(f, t, 10.0, -2.0), rel=1e-5)
 
 
+def log_softmax(x):
+    return x - np.log(np.exp(x).sum(1, keepdims=True))
+
+
+@pytest.mark.parametrize("focal", [0.5, 2.0])
+def test_focal_infonce_weighs_a_pair_by_how_far_it_is_from_being_found(focal):
+    f, t = rows(0), rows(1)
+    logits = unit(f) @ unit(t).T / 0.3
+    logs = [np.diag(log_softmax(m)) for m in (logits, logits.T)]
+    expected = np.mean([-((1 - np.exp(log)) ** focal) * log for log in logs])
+    loss = infonce(tensor(f), tensor(t), temperature=0.3, focal=focal)
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("hard", [None, 2])
+@pytest.mark.parametrize("margin", [0.0, 0.1])
+def test_distillation_is_the_symmetric_divergence_over_true_negatives(hard, margin):
+    f, v, t = unit(rows(0)), unit(rows(1)), unit(rows(2))
+    expected = []
+    for i in range(B):
+        a, c = f[i] @ t.T, v[i] @ t.T
+        others = [j for j in np.argsort(-a) if j != i and c[j] <= c[i] - margin][:hard]
+        p, q = (np.exp(log_softmax(m[None, [i, *others]] / 0.2))[0] for m in (a, c))
+        expected.append((np.sum(p * np.log(p / q)) + np.sum(q * np.log(q / p))) / 2)
+    loss = distillation(tensor(f), tensor(v), tensor(t), temperature=0.2, margin=margin, hard=hard)
+    assert np.ptp(expected) > 0.01  # samples have different candidates
+    assert loss.item() == pytest.approx(np.mean(expected), rel=1e-4)
+
+
+@pytest.mark.parametrize("block", [1, 3, 16])
+@pytest.mark.parametrize("focal", [0.0, 0.5])
+def test_blocked_infonce_has_the_loss_and_the_gradients_of_the_full_one(block, focal):
+    paired = torch.tensor([True, False, True, True, True, False, True])
+    results = []
+    for size in (None, block):
+        f, t = tensor(rows(0)).requires_grad_(), tensor(rows(1)).requires_grad_()
+        loss = infonce(f, t, temperature=0.05, paired=paired, focal=focal, block=size)
+        results.append((loss, *torch.autograd.grad(3 * loss, (f, t))))
+    for full, blocked in zip(*results):
+        assert torch.allclose(full, blocked, rtol=1e-5, atol=1e-6)
+
+
 LOSSES = {
+    "distillation": lambda f, v, t, paired: distillation(f, v, t, temperature=0.1, hard=3, paired=paired),
+    "focal": lambda f, v, t, paired: infonce(f, t, temperature=0.1, paired=paired, focal=0.5),
+    "blocked": lambda f, v, t, paired: infonce(f, t, temperature=0.1, paired=paired, block=2),
     "contrastive": lambda f, v, t, paired: contrastive_similarity(f, v, t, paired=paired),
     "infonce": lambda f, v, t, paired: infonce(f, t, temperature=0.1, paired=paired),
     "sigmoid": lambda f, v, t, paired: sigmoid(

@@ -92,6 +92,7 @@ SUBSETS = {
     "contrastive": {"reconstruction": 0, "similarity": 0},
     "person": {"person_reconstruction": 0.5},
     "person only": {"reconstruction": 0, "similarity": 0, "contrastive": 0, "person_reconstruction": 1},
+    "soft": {"similarity": 0, "contrastive": 0, "distillation": 1, "infonce": 0.5, "focal": 0.5, "infonce_block": 3},
     "text": {"reconstruction": 0.5, "similarity": 0, "contrastive": 0, "infonce": 1, "sigmoid": 0.1},
 }
 
@@ -310,3 +311,33 @@ def test_two_ranks_have_the_loss_and_the_gradients_of_one_process(tmp_path):
         scale = gradient.abs().max().item()
         for rank in ranks:
             assert torch.allclose(rank["gradients"][name], gradient, rtol=1e-4, atol=1e-6 + 1e-5 * scale), name
+
+
+def test_the_released_variant_predicts_one_patch_ignores_the_person_and_gives_the_teacher_other_statistics():
+    batch = make_batch()
+    task = make_task()
+    task.config.model.variant = "released"
+    torch.manual_seed(0)
+
+    class Teacher(FakeTeacher):
+        def encode_image(self, images, *, statistics):
+            assert statistics[0].flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
+            return super().encode_image(images)
+
+    task = PretrainTask(task.config, teacher=Teacher())
+    mim = task.model.mim
+    prediction = mim(task.normalise(batch["scene"]), noise=batch["noise"][:, 0]).prediction
+    assert torch.equal(prediction, prediction[:, :1].expand_as(prediction)) and prediction.std() > 0
+    loss = task(batch, step=0)["loss"]
+    other = {**batch, "person": 255 - batch["person"]}
+    assert torch.equal(task(other, step=0)["loss"], loss)
+    loss.backward()
+    assert [name for name, p in task.named_parameters() if p.requires_grad and p.grad is None] == []
+    assert make_task()(other, step=0)["loss"] != make_task()(batch, step=0)["loss"]
+
+
+def test_the_released_variant_takes_no_cached_teacher():
+    config = make_config(teacher={"name": "tiny-synthetic", "cache": "image"})
+    config.model.variant = "released"
+    with pytest.raises(VeaError, match=r"teacher\.cache=none"):
+        PretrainTask(config, teacher=FakeTeacher())

@@ -49,20 +49,118 @@ def contrastive_similarity(student: Tensor, image: Tensor, text: Tensor, *, pair
     return _mean(1 - F.cosine_similarity(a * rows, c * rows, dim=-1), rows)
 
 
-def infonce(student: Tensor, text: Tensor, *, temperature: float, paired: Tensor | None = None) -> Tensor:
+class _LogSumExp(torch.autograd.Function):
+    """Row and column log-sum-exp of ``scale * f @ t.T + hidden``, a block of rows at a time, forward and backward.
+
+    The (B, B) logits never exist; the backward pass makes each block again, the one matrix product that this costs:
+    a block serves its own rows and adds to the sums of all columns.
+    """
+
+    @staticmethod
+    def forward(ctx, f: Tensor, t: Tensor, hidden: Tensor, scale: float, block: int) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        rows = f.new_empty(len(f))
+        columns = torch.full_like(rows, -torch.inf)
+        for start in range(0, len(f), block):
+            part = slice(start, start + block)
+            logits = (scale * f[part]) @ t.T
+            columns = torch.logaddexp(columns, (logits + hidden[part, None]).logsumexp(0))
+            rows[part] = logits.add_(hidden).logsumexp(1)
+        ctx.save_for_backward(f, t, hidden, rows, columns)
+        ctx.scale, ctx.block = scale, block
+        return rows, columns
+
+    @staticmethod
+    def backward(ctx, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        f, t, hidden, rows, columns = ctx.saved_tensors
+        by_rows, by_columns = gradients
+        grad_f, grad_t = torch.empty_like(f), torch.zeros_like(t)
+        for start in range(0, len(f), ctx.block):
+            part = slice(start, start + ctx.block)
+            logits = (ctx.scale * f[part]) @ t.T
+            weight = (logits + (hidden - rows[part, None])).exp_().mul_(by_rows[part, None])
+            weight += logits.add_(hidden[part, None] - columns).exp_().mul_(by_columns)
+            weight *= ctx.scale
+            grad_f[part] = weight @ t
+            grad_t.addmm_(weight.T, f[part])
+        return grad_f, grad_t, None, None, None
+
+
+def infonce(
+    student: Tensor,
+    text: Tensor,
+    *,
+    temperature: float,
+    paired: Tensor | None = None,
+    focal: float = 0.0,
+    block: int | None = None,
+) -> Tensor:
     """Returns the symmetric InfoNCE of CLIP (arXiv 2103.00020): mean cross-entropy of matching pairs, both directions.
 
     Two samples with the same text count as each other's negatives, as in CLIP.
+
+    Args:
+        student: (B, D), with gradient.
+        text: (B, D).
+        temperature: divides the cosines.
+        paired: bool (B,), False where a sample has no text.
+        focal: gamma of w_i = (1 - p(positive_i))^gamma (arXiv 2506.20923), a constant in the backward pass: pairs that
+            are found already count less. 0 is plain InfoNCE.
+        block: rows whose logits exist at a time; None makes all at once. Loss and gradients are the same.
     """
     rows = _rows(student, paired)
     with torch.autocast(student.device.type, enabled=False):
         f, t = F.normalize(student.float(), dim=-1), F.normalize(text.float(), dim=-1)
         # a large negative number and not -inf: a batch without any text must give 0, not NaN, in the gradient as well
-        hidden = (rows == 0)[None].expand(len(f), -1)
-        logits = f @ t.T / temperature
-        log_p = logits.masked_fill(hidden, -1e4).log_softmax(1).diagonal()
-        log_q = logits.T.masked_fill(hidden, -1e4).log_softmax(1).diagonal()
+        if block is None or block >= len(f):
+            hidden = (rows == 0)[None].expand(len(f), -1)
+            logits = f @ t.T / temperature
+            log_p = logits.masked_fill(hidden, -1e4).log_softmax(1).diagonal()
+            log_q = logits.T.masked_fill(hidden, -1e4).log_softmax(1).diagonal()
+        else:
+            sums = _LogSumExp.apply(f, t, -1e4 * (rows == 0).float(), 1 / temperature, block)
+            positive = (f * t).sum(1) / temperature
+            log_p, log_q = (positive - total for total in sums)
+        if focal:
+            log_p, log_q = ((1 - log.detach().exp()).clamp(min=0) ** focal * log for log in (log_p, log_q))
         return _mean(-(log_p + log_q) / 2, rows)
+
+
+def distillation(
+    student: Tensor,
+    image: Tensor,
+    text: Tensor,
+    *,
+    temperature: float,
+    margin: float = 0.01,
+    hard: int | None = None,
+    paired: Tensor | None = None,
+) -> Tensor:
+    """Returns the soft-label loss of arXiv 2510.13515: (KL(P||Q) + KL(Q||P)) / 2, mean over samples.
+
+    P is the softmax of the student's cosines with its own text and the candidates, Q that of the judge, which is here
+    the teacher's image against the same texts. A candidate that the judge finds as fitting as the sample's own text
+    (its cosine above the own one - ``margin``) is a false negative and is left out.
+
+    Args:
+        student: (B, D) gamma, with gradient.
+        image: (B, D) the teacher's image embeddings.
+        text: (B, D) the teacher's text embeddings.
+        temperature: of both softmaxes.
+        margin: see above.
+        hard: keep only this many candidates, those nearest to the student; None keeps all.
+        paired: bool (B,), False where a sample has no text.
+    """
+    rows = _rows(student, paired)
+    a, c = similarity_matrices(student, image, text)
+    own = torch.eye(len(a), dtype=torch.bool, device=a.device)
+    candidate = ~own & (c <= c.diagonal()[:, None] - margin) & (rows > 0)
+    if hard is not None and hard < len(a) - 1:
+        threshold = a.detach().masked_fill(~candidate, -torch.inf).topk(hard, dim=1).values[:, -1:]
+        candidate &= a.detach() >= threshold
+    left_out = ~(own | candidate)
+    log_p, log_q = ((m / temperature).masked_fill(left_out, -1e4).log_softmax(1) for m in (a, c))
+    # sum (p - q)(log p - log q) is KL(P||Q) + KL(Q||P); what is left out has p = q = 0
+    return _mean(((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum(1) / 2, rows)
 
 
 def sigmoid(

@@ -8,6 +8,7 @@ computed is MAE's.
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -21,6 +22,7 @@ from vea.errors import VeaError
 from vea.losses.reconstruction import patch_statistics, reconstruction
 from vea.models.backbone import build_encoder, patch_side, sincos_positions
 from vea.models.weights import import_mae, load_encoder_weights, read_weight_file
+from vea.training.checkpoint import load_weights
 
 
 class Encoded(NamedTuple):
@@ -35,7 +37,7 @@ class MaskedOutput(NamedTuple):
     """The result of ``MaskedAutoencoder.forward``."""
 
     loss: Tensor  # scalar fp32
-    prediction: Tensor  # (B, N, P); 0 at visible patches, which are not predicted
+    prediction: Tensor  # (B, N, P), of all patches; the loss reads those removed
     mask: Tensor  # (B, N); 1 = removed
     latent: Tensor  # (B, 1 + K, D)
     cls_projected: Tensor  # (B, decoder width)
@@ -54,6 +56,7 @@ class MaskedAutoencoder(nn.Module):
         mask_ratio: share of patches that is removed; K = int(N * (1 - ratio)) stay.
         norm_pix: reconstruct patches normalised by their own mean and deviation.
         checkpointing: recompute activations in the backward pass.
+        class_token_only: every patch gets the prediction at the class token, as in the release of UniEmoX.
 
     Raises:
         VeaError: the sizes do not fit each other, or the weights do not fit.
@@ -70,6 +73,7 @@ class MaskedAutoencoder(nn.Module):
         mask_ratio: float = 0.75,
         norm_pix: bool = False,
         checkpointing: bool = False,
+        class_token_only: bool = False,
     ) -> None:
         super().__init__()
         self.encoder = build_encoder(encoder.model_copy(update={"pretrained": None}), image_size=image_size)
@@ -97,6 +101,7 @@ class MaskedAutoencoder(nn.Module):
                 "at least one must stay and one must go"
             )
         self.norm_pix, self.checkpointing = norm_pix, checkpointing
+        self.class_token_only = class_token_only
 
         norm: Any = partial(nn.LayerNorm, eps=1e-6)
         self.decoder_embed = nn.Linear(self.encoder.embed_dim, decoder.width)
@@ -138,16 +143,18 @@ class MaskedAutoencoder(nn.Module):
         return cast(Tensor, self.encoder.cls_token), cast(Tensor, self.encoder.pos_embed)
 
     def _load(self, path: str) -> None:
-        weights = import_mae(read_weight_file(path))
+        self._load_weights(import_mae(read_weight_file(path)), where=path)
+
+    def _load_weights(self, weights: dict[str, Tensor], *, where: str) -> None:
         encoder = {name: value for name, value in weights.items() if name.startswith("encoder.")}
-        load_encoder_weights(self.encoder, encoder, where=path)
+        load_encoder_weights(self.encoder, encoder, where=where)
         own = {name for name in self.state_dict() if not name.startswith("encoder.")}
         if own <= weights.keys():  # files with the encoder alone are the common case
             try:
                 self.load_state_dict({name: weights[name] for name in own}, strict=False)
             except RuntimeError as error:
                 raise VeaError(
-                    f"{path}: its decoder does not fit model.decoder ({str(error).splitlines()[-1].strip()})"
+                    f"{where}: its decoder does not fit model.decoder ({str(error).splitlines()[-1].strip()})"
                 ) from None
 
     def freeze_decoder(self) -> None:
@@ -155,6 +162,35 @@ class MaskedAutoencoder(nn.Module):
         self.mask_token.requires_grad_(False)
         for part in (self.decoder_blocks, self.decoder_norm, self.decoder_pred):
             part.requires_grad_(False)
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, **changes: Any) -> MaskedAutoencoder:
+        """Returns the model in a folder of ``vea import-weights``, or of a pretraining run, ready to evaluate.
+
+        A folder with the encoder alone gets a decoder of MAE's size that has learned nothing.
+
+        Args:
+            path: the folder.
+            changes: arguments of the constructor that replace those found there, such as ``norm_pix``.
+
+        Raises:
+            VeaError: there are no weights of a masked autoencoder.
+        """
+        weights, state = load_weights(path)
+        task, config = state.get("task", {}), state.get("config", {})
+        if "encoder" not in task:
+            raise VeaError(f"{path} does not say what its encoder is; make the folder with `vea import-weights`")
+        model, objective = config.get("model", {}), config.get("objective", {})
+        arguments: dict[str, Any] = {
+            "decoder": DecoderConfig(**(state.get("decoder") or model.get("decoder") or {})),
+            "image_size": task["image_size"],
+            "mask_ratio": model.get("mask_ratio", 0.75),
+            "class_token_only": model.get("variant") == "released",
+            "norm_pix": state.get("norm_pix", objective.get("norm_pix", False)),
+        }
+        mim = cls(EncoderConfig(**task["encoder"]), **{**arguments, **changes})
+        mim._load_weights({n.removeprefix("model.mim."): value for n, value in weights.items()}, where=str(path))
+        return mim.eval()
 
     # ---------------------------------------------------------------------------------------------------------- pixels
 
@@ -174,16 +210,17 @@ class MaskedAutoencoder(nn.Module):
 
     # ---------------------------------------------------------------------------------------------------- the two parts
 
-    def encode(self, images: Tensor, noise: Tensor) -> Encoded:
+    def encode(self, images: Tensor, noise: Tensor, *, num_kept: int | None = None) -> Encoded:
         """Returns the encoder's view of the K patches with the lowest noise.
 
         Args:
             images: (B, C, H, W), normalised.
             noise: (B, N), any numbers; ties go to the earlier patch, on every device.
+            num_kept: K; None for that of ``mask_ratio``.
         """
         patches = self.patchify(images)
         order = noise.argsort(dim=1, stable=True)
-        kept = order[:, : self.num_kept]
+        kept = order[:, : num_kept or self.num_kept]
         projection = self.encoder.patch_embed.proj
         weight = projection.weight.permute(0, 2, 3, 1).flatten(1)  # (D, P), pixels in the order of patchify
         tokens = nn.functional.linear(_take(patches, kept), weight, projection.bias)
@@ -197,24 +234,29 @@ class MaskedAutoencoder(nn.Module):
         """Returns ``decoder_embed`` of tokens (..., D): the embedding alpha or beta for the class token."""
         return self.decoder_embed(latent)
 
-    def decode(self, projected: Tensor, order: Tensor) -> Tensor:
+    def decode(self, projected: Tensor, order: Tensor, *, visible_too: bool = False) -> Tensor:
         """Returns (B, N - K, P), the prediction of the removed patches in the order ``order[:, K:]``.
 
         Args:
             projected: (B, 1 + K, width), ``project`` of the latent.
             order: (B, N) of ``encode``.
+            visible_too: predict the visible patches as well, which no loss uses: (B, N, P) in ``order``.
         """
+        num_kept = projected.shape[1] - 1
         positions = self.decoder_pos_embed.expand(len(order), -1, -1)
         placed = _take(positions[:, 1:], order)
-        visible = projected[:, 1:] + placed[:, : self.num_kept]
-        removed = self.mask_token + placed[:, self.num_kept :]
+        visible = projected[:, 1:] + placed[:, :num_kept]
+        removed = self.mask_token + placed[:, num_kept:]
         tokens = torch.cat([projected[:, :1] + positions[:, :1], visible, removed], dim=1)
         tokens = self._run(self.decoder_blocks, tokens)
-        return self.decoder_pred(self.decoder_norm(tokens[:, 1 + self.num_kept :]))
+        first = 1 if visible_too else 1 + num_kept
+        if self.class_token_only:
+            return self.decoder_pred(self.decoder_norm(tokens[:, :1])).expand(-1, tokens.shape[1] - first, -1)
+        return self.decoder_pred(self.decoder_norm(tokens[:, first:]))
 
     def sample_losses(self, encoded: Encoded, prediction: Tensor) -> Tensor:
         """Returns (B,) fp32 reconstruction errors over the removed patches."""
-        target = _take(encoded.patches, encoded.order[:, self.num_kept :])
+        target = _take(encoded.patches, encoded.order[:, encoded.latent.shape[1] - 1 :])
         return reconstruction(prediction, target, norm_pix=self.norm_pix)
 
     def _run(self, blocks: nn.Module, tokens: Tensor) -> Tensor:
@@ -226,25 +268,44 @@ class MaskedAutoencoder(nn.Module):
 
     # ----------------------------------------------------------------------------------------------------- in one piece
 
-    def forward(self, images: Tensor, *, noise: Tensor) -> MaskedOutput:
-        """Returns loss, prediction, mask and embeddings of normalised images (B, C, H, W) with noise (B, N)."""
-        encoded = self.encode(images, noise)
+    def forward(
+        self, images: Tensor, mask_ratio: float | None = None, *, noise: Tensor | None = None
+    ) -> MaskedOutput:
+        """Returns loss, prediction, mask and embeddings, as facebookresearch/mae computes them.
+
+        Args:
+            images: (B, C, H, W), normalised.
+            mask_ratio: share of patches that is removed; None for the model's own.
+            noise: (B, N); the K patches of lowest noise stay. None draws it.
+        """
+        if noise is None:
+            noise = torch.rand(len(images), self.num_patches, device=images.device)
+        encoded = self.encode(images, noise, num_kept=self._kept(mask_ratio))
         projected = self.project(encoded.latent)
-        prediction = self.decode(projected, encoded.order)
-        removed = encoded.order[:, self.num_kept :]
-        full = torch.zeros_like(encoded.patches, dtype=prediction.dtype)
+        prediction = self.decode(projected, encoded.order, visible_too=True)
+        num_kept = encoded.latent.shape[1] - 1
+        places = encoded.order[..., None].expand_as(prediction)
         return MaskedOutput(
-            loss=self.sample_losses(encoded, prediction).mean(),
-            prediction=full.scatter(1, removed[..., None].expand_as(prediction), prediction),
-            mask=self.mask(encoded.order),
+            loss=self.sample_losses(encoded, prediction[:, num_kept:]).mean(),
+            prediction=torch.zeros_like(prediction).scatter(1, places, prediction),
+            mask=self.mask(encoded.order, num_kept=num_kept),
             latent=encoded.latent,
             cls_projected=projected[:, 0],
         )
 
-    def mask(self, order: Tensor) -> Tensor:
+    def _kept(self, mask_ratio: float | None) -> int:
+        if mask_ratio is None:
+            return self.num_kept
+        num_kept = int(self.num_patches * (1 - mask_ratio))
+        if not 0 < num_kept < self.num_patches:
+            raise VeaError(f"mask_ratio {mask_ratio} keeps {num_kept} of {self.num_patches} patches; "
+                           "at least one must stay and one must go")  # fmt: skip
+        return num_kept
+
+    def mask(self, order: Tensor, *, num_kept: int | None = None) -> Tensor:
         """Returns (B, N) fp32: 1 = removed."""
         mask = torch.ones(order.shape, device=order.device)
-        return mask.scatter(1, order[:, : self.num_kept], 0.0)
+        return mask.scatter(1, order[:, : num_kept or self.num_kept], 0.0)
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor, *, noise: Tensor) -> tuple[Tensor, Tensor]:

@@ -60,11 +60,14 @@ class Teacher(nn.Module):
         """Returns self, still in evaluation mode: a teacher does not follow its student's ``train()``."""
         return cast(Teacher, super().train(False))
 
-    def preprocess(self, images: Tensor) -> Tensor:
-        """Returns (B, 3, *image_size) fp32 normalised by the teacher's own statistics, from uint8 (B, 3, H, W)."""
+    def preprocess(self, images: Tensor, *, statistics: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """Returns (B, 3, *image_size) fp32 from uint8 (B, 3, H, W).
+
+        Normalised by the teacher's own mean and deviation, or by ``statistics``, (1, 3, 1, 1) each.
+        """
         if images.dtype != torch.uint8:
             raise ValueError(f"a teacher takes uint8 images, got {images.dtype}")
-        mean, std = cast(Tensor, self.mean), cast(Tensor, self.std)
+        mean, std = statistics or (cast(Tensor, self.mean), cast(Tensor, self.std))
         pixels = images.to(mean.device).float() / 255
         height, width = self.image_size
         if self.resize == "shortest" and images.shape[2] * width != images.shape[3] * height:
@@ -78,9 +81,12 @@ class Teacher(nn.Module):
         return (pixels[:, :, top : top + height, left : left + width] - mean) / std
 
     @torch.no_grad()
-    def encode_image(self, images: Tensor) -> Tensor:
-        """Returns (B, D) L2-normalised fp32 embeddings of uint8 images (B, 3, H, W) of any size."""
-        return F.normalize(self.image_features(self.preprocess(images)).float(), dim=-1)
+    def encode_image(self, images: Tensor, *, statistics: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """Returns (B, D) L2-normalised fp32 embeddings of uint8 images (B, 3, H, W) of any size.
+
+        ``statistics`` (mean, deviation) stand in for the teacher's own only where a defect is to be repeated.
+        """
+        return F.normalize(self.image_features(self.preprocess(images, statistics=statistics)).float(), dim=-1)
 
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str]) -> Tensor:

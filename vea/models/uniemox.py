@@ -45,6 +45,7 @@ class UniEmoX(nn.Module):
             mask_ratio=config.mask_ratio,
             norm_pix=objective.norm_pix,
             checkpointing=config.checkpointing,
+            class_token_only=config.variant == "released",
         )
         self.reconstruct_scene = objective.reconstruction > 0
         self.reconstruct_person = objective.person_reconstruction > 0

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 import pickle
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from timm.layers import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from vea.errors import VeaError
+from vea.training.checkpoint import load_weights, save_weights
 
 StateDict = dict[str, Tensor]
 
@@ -21,27 +25,38 @@ _NOT_ENCODER = ("decoder_", "mask_token", "head.", "fc_norm.")
 
 
 def read_weight_file(path: str | Path) -> StateDict:
-    """Returns the tensors of a ``.safetensors`` or torch file; the latter is read with ``weights_only``.
+    """Returns the tensors of a ``.safetensors`` or torch file, or of a folder that ``import_weights`` wrote.
 
     Raises:
         VeaError: there is no such file, it is broken, or it holds Python objects beside its weights.
     """
+    return _read(path)[0]
+
+
+def _read(path: str | Path) -> tuple[StateDict, argparse.Namespace]:
+    """Returns (tensors, the ``args`` that MAE's training code saves beside them, empty elsewhere)."""
     path = Path(path)
+    if (path / "model.safetensors").is_file():
+        path = path / "model.safetensors"
     if not path.is_file():
         raise VeaError(f"model.encoder.pretrained: no file {path}; put the weights there, or set it to null")
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+            return load_file(path), argparse.Namespace()
+        # MAE's files hold the command line as a Namespace: that one class of plain attributes, and nothing else
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise VeaError(f"model.encoder.pretrained: {path} cannot be read as plain weights ({reason})") from None
+    arguments = content.get("args") if isinstance(content, dict) else None
     for name in _WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(name), dict):
             content = content[name]
     if not isinstance(content, dict) or not any(isinstance(value, Tensor) for value in content.values()):
         raise VeaError(f"model.encoder.pretrained: {path} holds no weights by name")
-    return {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    weights = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    return weights, arguments if isinstance(arguments, argparse.Namespace) else argparse.Namespace()
 
 
 def import_mae(state_dict: StateDict) -> StateDict:
@@ -88,3 +103,150 @@ def load_encoder_weights(encoder: VisionTransformer, state_dict: StateDict, *, w
                 "set model.encoder to the size of these weights"
             )
     encoder.load_state_dict({name: found[name] for name in own})
+
+
+# ------------------------------------------------------------------------------------------------- in, out, and by verb
+
+KINDS = ("mae", "uniemox", "timm", "dinov2")
+_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}  # of the published ViTs by width: weights do not tell
+_MAE_PARTS = ("cls_token", "pos_embed", "patch_embed.", "blocks.", "norm.", "decoder_", "mask_token")
+
+
+def _depth(weights: StateDict, blocks: str) -> int:
+    return 1 + max((int(name.removeprefix(blocks).split(".")[0]) for name in weights if name.startswith(blocks)),
+                   default=-1)  # fmt: skip
+
+
+def encoder_form(weights: StateDict, *, where: str, heads: int | None = None) -> tuple[dict[str, Any], int]:
+    """Returns ({"name", "args"} for timm, side of the square images) of a plain ViT, read off its shapes.
+
+    Args:
+        weights: under timm's names, without a prefix.
+        where: the file, for errors.
+        heads: number of heads; None takes that of the published ViT of this width (64 channels each elsewhere).
+
+    Raises:
+        VeaError: it is no plain ViT with positions for a square of patches, or the heads do not divide the width.
+    """
+    missing = [n for n in ("patch_embed.proj.weight", "pos_embed", "blocks.0.mlp.fc1.weight") if n not in weights]
+    if missing:
+        raise VeaError(f"{where} has no {missing[0]}; these are not the weights of a plain Vision Transformer")
+    width, channels, patch, _ = weights["patch_embed.proj.weight"].shape
+    registers = weights["reg_token"].shape[1] if "reg_token" in weights else 0
+    heads = heads or _HEADS.get(width, max(1, width // 64))
+    if width % heads:
+        raise VeaError(f"{where}: {heads} heads do not divide the width {width}; give --heads")
+    positions = weights["pos_embed"].shape[1] - (0 if registers else int("cls_token" in weights))
+    side = round(positions**0.5)
+    if side**2 != positions:
+        raise VeaError(f"{where}: {positions} positions are no square of patches; only square images are supported")
+    args: dict[str, Any] = {
+        "patch_size": patch,
+        "embed_dim": width,
+        "depth": _depth(weights, "blocks."),
+        "num_heads": heads,
+        "mlp_ratio": weights["blocks.0.mlp.fc1.weight"].shape[0] / width,
+    }
+    options = {
+        "init_values": 1e-5 if "blocks.0.ls1.gamma" in weights else None,
+        "reg_tokens": registers or None,
+        "no_embed_class": bool(registers) or None,
+        "qkv_bias": None if "blocks.0.attn.qkv.bias" in weights else False,
+        "in_chans": None if channels == 3 else channels,
+    }
+    args |= {name: value for name, value in options.items() if value is not None}
+    return {"name": "vit_base_patch16_224", "args": args}, side * patch
+
+
+def import_weights(
+    kind: str, file: str | Path, out: str | Path, *, heads: int | None = None, decoder_heads: int | None = None
+) -> dict[str, Any]:
+    """Returns the metadata of the folder ``out``, which holds the weights of ``file`` under the names used here.
+
+    ``train.init_from``, ``model.encoder.pretrained`` and ``MaskedAutoencoder.from_pretrained`` read that folder.
+
+    Args:
+        kind: ``mae`` (facebookresearch/mae), ``uniemox`` (the release, same names), ``timm``, ``dinov2`` (Meta's).
+        file: ``.safetensors`` or torch file; nothing but tensors and an ``argparse.Namespace`` is ever unpickled.
+        out: the folder to write.
+        heads: of the encoder, where the file is not of a published width.
+        decoder_heads: of the decoder; MAE has 16 at every size, which is taken where it divides the width.
+
+    Raises:
+        VeaError: the kind is unknown, or the file is broken or of another architecture.
+    """
+    if kind not in KINDS:
+        raise VeaError(f"import-weights knows no kind {kind!r}; choose from {', '.join(KINDS)}")
+    weights, arguments = _read(file)
+    weights = {name.removeprefix("module."): value for name, value in weights.items()}
+    if kind in ("mae", "uniemox"):
+        weights = import_mae({name: value for name, value in weights.items() if name.startswith(_MAE_PARTS)})
+    else:
+        weights = {name.replace("register_tokens", "reg_token"): value for name, value in weights.items()}
+        left_out = (*_NOT_ENCODER, "head_dist.")
+        weights = {f"encoder.{name}": value for name, value in weights.items() if not name.startswith(left_out)}
+    encoder = {n.removeprefix("encoder."): value for n, value in weights.items() if n.startswith("encoder.")}
+    form, image_size = encoder_form(encoder, where=str(file), heads=heads)
+    metadata: dict[str, Any] = {"task": {"encoder": form, "image_size": image_size, "channels": 3,
+                                         "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]},
+                                "imported": {"kind": kind, "file": Path(file).name}}  # fmt: skip
+    if "decoder_embed.weight" in weights:
+        width = weights["decoder_embed.weight"].shape[0]
+        found = decoder_heads or next(count for count in (16, 8, 4, 2, 1) if width % count == 0)
+        if width % found:
+            raise VeaError(f"{file}: {found} heads do not divide the decoder's width {width}; give --decoder-heads")
+        metadata["decoder"] = {"width": width, "depth": _depth(weights, "decoder_blocks."), "heads": found}
+        metadata["norm_pix"] = bool(getattr(arguments, "norm_pix_loss", False))
+    save_weights(out, {name: value.float() for name, value in weights.items()}, metadata)
+    return metadata
+
+
+def export_timm(run: str | Path, out: str | Path, *, ema: bool = False) -> str:
+    """Returns the Python line that loads what was written: the encoder of ``run`` under timm's names in one file.
+
+    The header of the ``.safetensors`` holds the same line, the image size and the statistics.
+
+    Args:
+        run: a run folder (pretraining or fine-tuning), a checkpoint folder, or a folder of ``import_weights``.
+        out: the file to write; ``.safetensors`` is appended where it is missing.
+        ema: the averaged weights instead of the last ones.
+
+    Raises:
+        VeaError: there are no weights, or the encoder is not a timm model.
+    """
+    weights, state = load_weights(run, ema=ema)
+    task = state.get("task", state)
+    form = task.get("encoder") or {}
+    prefixes = ("model.mim.encoder.", "encoder.")
+    prefix = next((p for p in prefixes if any(name.startswith(p) for name in weights)), None)
+    if prefix is None or form.get("name", "vea_").startswith("vea_"):
+        raise VeaError(f"{run} holds no encoder of timm; `vea export --to timm` is for runs with a timm model.encoder")
+    encoder = {n.removeprefix(prefix): value.contiguous() for n, value in weights.items() if n.startswith(prefix)}
+    out = Path(out)
+    out = out if out.suffix == ".safetensors" else out.with_name(f"{out.name}.safetensors")
+    args = {"img_size": task["image_size"], "num_classes": 0, **form["args"]}
+    if not form["name"].startswith("vit_"):
+        args.pop("img_size")  # only transformers have a size
+    shown = ", ".join([repr(form["name"]), *(f"{name}={value!r}" for name, value in args.items())])
+    line = f"timm.create_model({shown}, checkpoint_path={str(out)!r})"
+    header = {"timm": line, "image_size": str(task["image_size"])}
+    header |= {name: json.dumps(task[name]) for name in ("mean", "std") if name in task}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    save_file(encoder, out, metadata=header)
+    return line
+
+
+def main(argv: list[str]) -> None:
+    """Runs ``vea import-weights``."""
+    parser = argparse.ArgumentParser(prog="vea import-weights", description="Bring published weights under our names.")
+    parser.add_argument("kind", choices=KINDS)
+    parser.add_argument("file", type=Path)
+    parser.add_argument("out", type=Path, help="folder to write; init_from and encoder.pretrained read it")
+    parser.add_argument("--heads", type=int, help="heads of the encoder; default: those of the published width")
+    parser.add_argument("--decoder-heads", type=int, help="heads of the decoder; default: 16 as in MAE")
+    given = parser.parse_args(argv)
+    made = import_weights(given.kind, given.file, given.out, heads=given.heads, decoder_heads=given.decoder_heads)
+    args, decoder = made["task"]["encoder"]["args"], made.get("decoder")
+    size = f"{decoder['width']} x {decoder['depth']}, {decoder['heads']} heads" if decoder else "none"
+    print(f"{given.out}: ViT of width {args['embed_dim']}, depth {args['depth']}, {args['num_heads']} heads, patch "
+          f"{args['patch_size']}, images of {made['task']['image_size']}; decoder: {size}")  # fmt: skip

@@ -5,9 +5,12 @@ The parts, each with its weight in ``objective``, each computed only where its w
 - ``reconstruction`` (L3) and ``person_reconstruction``: error of the removed patches of a view;
 - ``similarity`` (L2): gamma against the teacher's embedding of the unmasked scene view;
 - ``contrastive`` (L1): relations of gamma to all texts of the global batch against those of the teacher's image;
-- ``infonce`` and ``sigmoid``: gamma against the text itself.
+- ``infonce`` and ``sigmoid``: gamma against the text itself;
+- ``distillation``: gamma's choice among the texts against the teacher's choice for the image.
 
-A sample without a text (empty, or the stand-in ``vea.data.prompts.NO_TEXT``) takes no part in the last three.
+A sample without a text (empty, or the stand-in ``vea.data.prompts.NO_TEXT``) takes no part in the last four.
+
+``model.variant: released`` computes what the authors' released code does where that can be compared (facts 1.8).
 """
 
 from __future__ import annotations
@@ -33,8 +36,9 @@ from vea.models.teacher import Teacher
 from vea.models.uniemox import UniEmoX
 from vea.tasks.base import Batch, Task
 
-WITH_TEACHER = ("similarity", "contrastive", "infonce", "sigmoid")
-WITH_TEXT = ("contrastive", "infonce", "sigmoid")
+WITH_TEACHER = ("similarity", "contrastive", "infonce", "sigmoid", "distillation")
+WITH_TEXT = ("contrastive", "infonce", "sigmoid", "distillation")
+WITH_IMAGE = ("similarity", "contrastive", "distillation")
 PICTURE_ROWS, PICTURE_SIDE = 8, 112  # of the reconstruction grid: rows and the least side of a cell in pixels
 MATRIX_SIDE = 320  # least side of a similarity matrix in pixels
 
@@ -72,6 +76,12 @@ class PretrainTask(Task):
                 f"(teacher.name=tiny-synthetic for a trial) or set {' '.join(f'objective.{name}=0' for name in asked)}"
             )
         self.teacher = teacher if asked else None
+        self.released = config.model.variant == "released"
+        if self.released and asked and config.teacher is not None and config.teacher.cache != "none":
+            raise VeaError(
+                "model.variant=released shows the teacher each scene view, and teacher.cache keeps embeddings of the "
+                "clean image; set teacher.cache=none"
+            )
         self.model = UniEmoX(
             config.model,
             image_size=config.augment.image_size,
@@ -90,7 +100,7 @@ class PretrainTask(Task):
         return self.model.mim.num_patches
 
     def load_pretrained(self, path: str) -> str:
-        """Loads the weights of another pretraining run and returns what was loaded; its whole encoder must fit.
+        """Loads another pretraining run, or a folder of ``vea import-weights``; its whole encoder must fit.
 
         Raises:
             VeaError: nothing at ``path``, or an encoder of another size.
@@ -98,6 +108,8 @@ class PretrainTask(Task):
         from vea.training.checkpoint import load_weights
 
         weights, _ = load_weights(path)
+        if not any(name.startswith("model.") for name in weights):
+            weights = {f"model.mim.{name}": value for name, value in weights.items()}
         own = self.state_to_save()
         fitting = {name: weights[name] for name in own if name in weights and weights[name].shape == own[name].shape}
         for name in own:
@@ -118,7 +130,9 @@ class PretrainTask(Task):
     def _embed(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Returns (errors by part, (B,) each; what the losses over samples compare: gamma, image, text, paired)."""
         scene = self.normalise(batch["scene"])
-        person = self.normalise(batch["person"]) if self.model.needs_person else None
+        person = None
+        if self.model.needs_person:
+            person = scene if self.released else self.normalise(batch["person"])
         output = self.model(scene, person, batch["noise"])
         errors = {}
         if output.reconstruction is not None:
@@ -138,9 +152,12 @@ class PretrainTask(Task):
         """Returns the teacher's embeddings of the unmasked scenes and, where a loss uses them, of the texts."""
         assert self.teacher is not None
         targets = {}
-        if "similarity" in self.weights or "contrastive" in self.weights:
+        if any(name in self.weights for name in WITH_IMAGE):
             cached = self.config.teacher is not None and self.config.teacher.cache == "image"
-            image = batch["teacher_image"] if cached else self.teacher.encode_image(batch["scene"])
+            if self.released:  # with the statistics of the data set, as every other image there
+                image = self.teacher.encode_image(batch["scene"], statistics=(self.mean, self.std))
+            else:
+                image = batch["teacher_image"] if cached else self.teacher.encode_image(batch["scene"])
             targets["image"] = F.normalize(image.float(), dim=-1)
         if any(name in self.weights for name in WITH_TEXT):
             targets["text"] = self.teacher.encode_text(batch["text"]).to(batch["scene"].device)
@@ -153,10 +170,16 @@ class PretrainTask(Task):
         gamma, text, paired = compared["gamma"], compared.get("text"), compared.get("paired")
         if text is None:
             return {}
+        objective = self.config.objective
         losses: dict[str, Callable[[], Tensor]] = {
             "contrastive": lambda: contrastive.contrastive_similarity(gamma, compared["image"], text, paired=paired),
             "infonce": lambda: contrastive.infonce(
-                gamma, text, temperature=self.config.objective.temperature, paired=paired
+                gamma, text, temperature=objective.temperature, paired=paired, focal=objective.focal,
+                block=objective.infonce_block,
+            ),
+            "distillation": lambda: contrastive.distillation(
+                gamma, compared["image"], text, temperature=objective.temperature,
+                margin=objective.false_negative_margin, hard=objective.hard_negatives, paired=paired,
             ),
             "sigmoid": lambda: contrastive.sigmoid(
                 gamma, text, log_scale=self.log_scale, bias=self.bias, paired=paired
@@ -212,6 +235,7 @@ class PretrainTask(Task):
             "mean": self.mean.flatten().tolist(),
             "std": self.std.flatten().tolist(),
             "encoder": {"name": config.model.encoder.name, "args": config.model.encoder.args},
+            "variant": config.model.variant,
             "fusion": config.model.fusion if self.model.fusion is not None else None,
             "objective": self.weights,
             "teacher": self.teacher.description if self.teacher is not None else None,
