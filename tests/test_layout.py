@@ -27,7 +27,7 @@ LAYERS = [
     {"vea.losses", "vea.models", "vea.data", "vea.metrics"},
     {"vea.tasks"},
     {"vea.training", "vea.hub"},
-    {"vea.report", "vea.predict", "vea.predict_cli", "vea.serve"},
+    {"vea.report", "vea.predict", "vea.predict_cli", "vea.serve", "vea.recipe"},
     {"vea.cli"},
 ]
 LAYER = {name: height for height, names in enumerate(LAYERS) for name in names}
