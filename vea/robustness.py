@@ -24,7 +24,7 @@ def corrupt(image: np.ndarray, *, kind: str, strength: int, seed: int = 0) -> np
         return (image + rng.normal(0, 8 * strength, image.shape)).clip(0, 255).astype(np.uint8)
     if kind == "jpeg":
         data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, (50, 30, 20, 12, 6)[strength - 1]])[1]
-        return cv2.imdecode(data, cv2.IMREAD_UNCHANGED).reshape(image.shape)
+        return cv2.imdecode(data, cv2.IMREAD_UNCHANGED).reshape(image.shape)  # type: ignore[union-attr]
     if kind == "brightness":
         return (image.astype(float) + (1 if rng.random() < 0.5 else -1) * 25 * strength).clip(0, 255).astype(np.uint8)
     if kind == "occlusion":
