@@ -1,8 +1,9 @@
 """Evaluate a fine-tuned run on a split it has not chosen anything by: table, JSON, report.
 
-    python finetune/evaluate.py runs/expression-ship --split test
-    python finetune/evaluate.py runs/expression-ship --split test --data data/other_faces   # another prepared set
-    python finetune/evaluate.py runs/expression-ship --split val --weights final            # not the chosen weights
+python finetune/evaluate.py runs/expression-ship --split test
+python finetune/evaluate.py runs/expression-ship --split test --data data/other_faces   # another prepared set
+python finetune/evaluate.py runs/expression-ship --split val --weights final            # not the chosen weights
+python finetune/evaluate.py runs/expression-ship --split test --calibrate --robustness --flip
 """
 
 from __future__ import annotations
@@ -22,21 +23,25 @@ from vea.config import DatasetRef, ExpressionConfig, load_config
 from vea.data.loaders import eval_loader
 from vea.data.shards import read_index
 from vea.errors import VeaError, command, did_you_mean
-from vea.metrics import ClassificationMetrics
+from vea.metrics import ClassificationMetrics, MultilabelMetrics, ValueMetrics
 from vea.report import write_report
+from vea.robustness import CORRUPTIONS, STRENGTHS, corrupt_batch, fit_temperature, reliability, sharpen
 from vea.runtime import Runtime
 from vea.tasks.expression import ExpressionMetrics, ExpressionTask
 from vea.training.checkpoint import find_weights, load_weights, write_text
 from vea.training.engine import to_device
 
-HEADLINE = ("accuracy", "accuracy_top3", "balanced_accuracy", "macro_f1", "nll", "ece")
+HEADLINE = ("accuracy", "accuracy_top3", "balanced_accuracy", "macro_f1", "nll", "ece", "mAP", "ccc", "pearson", "rmse")
 
 
 def read_run(run_dir: Path) -> ExpressionConfig:
     """Returns the resolved config of a run folder."""
     if not (run_dir / "config.yaml").is_file():
         raise VeaError(f"no run at {run_dir} (no config.yaml in it); give the folder that finetune/expression.py wrote")
-    return load_config(run_dir / "config.yaml", schema=ExpressionConfig)
+    config = load_config(run_dir / "config.yaml")
+    if not isinstance(config, ExpressionConfig):
+        raise VeaError(f"{run_dir} is a run of recipe {config.recipe!r}; evaluate.py scores fine-tuned runs")
+    return config
 
 
 def data_to_evaluate(config: ExpressionConfig, *, split: str, data: str | None) -> list[DatasetRef]:
@@ -50,29 +55,95 @@ def data_to_evaluate(config: ExpressionConfig, *, split: str, data: str | None) 
 
 
 @torch.inference_mode()
-def collect(task: ExpressionTask, batches: Any, runtime: Runtime) -> ExpressionMetrics:
-    """Returns the filled collector: ``vea.training.engine.evaluate`` with the predictions kept."""
+def collect(
+    task: ExpressionTask, batches: Any, runtime: Runtime, *, flip: bool = False, worse: tuple[str, int] | None = None
+) -> ExpressionMetrics:
+    """Returns the filled collector: ``vea.training.engine.evaluate`` with the predictions kept.
+
+    Args:
+        task: the model.
+        batches: of ``eval_loader``.
+        runtime: device and ranks.
+        flip: average the logits with those of the mirrored image (test-time augmentation).
+        worse: (kind, strength) of a corruption of the images.
+    """
     metrics = task.new_metrics()
     task.eval()
     for batch in batches:
         batch = to_device(batch, runtime.device)
+        if worse:
+            images = corrupt_batch(batch["image"], batch["keys"], kind=worse[0], strength=worse[1])
+            batch = {**batch, "image": images}
         with runtime.autocast():
             outputs = task.predict(batch)
+            if flip:
+                mirrored = task.predict({**batch, "image": batch["image"].flip(3)})
+                outputs = {name: (value + mirrored[name]) / 2 for name, value in outputs.items()}
         metrics.update(outputs, batch)
     return metrics
 
 
-def summarise(metrics: ClassificationMetrics) -> dict[str, Any]:
-    """Returns one target's numbers: metrics, 95 % intervals, counts per class, confusion (rows = truth)."""
+def summarise(metrics: ClassificationMetrics | MultilabelMetrics | ValueMetrics) -> dict[str, Any]:
+    """Returns one target's numbers: metrics, 95 % intervals, and for classes counts and confusion (rows = truth)."""
+    if isinstance(metrics, MultilabelMetrics):
+        return {"samples": len(metrics.gather()[1]), "metrics": metrics.compute(), "intervals": {}}
+    intervals = {name: list(bounds) for name, bounds in metrics.intervals().items()}
+    if isinstance(metrics, ValueMetrics):
+        return {"samples": len(metrics.gather()), "metrics": metrics.compute(), "intervals": intervals}
     confusion = metrics.confusion()
     return {
         "classes": list(metrics.classes),
         "samples": int(confusion.sum()),
         "metrics": metrics.compute(),
-        "intervals": {name: list(bounds) for name, bounds in metrics.intervals().items()},
+        "intervals": intervals,
         "samples_per_class": confusion.sum(1).tolist(),
         "confusion": confusion.tolist(),
     }
+
+
+def is_classes(metrics: Any) -> bool:
+    """Returns whether a collector holds one class per sample, which is what temperature and reliability are about."""
+    return isinstance(metrics, ClassificationMetrics) and not isinstance(metrics, MultilabelMetrics)
+
+
+def calibrate(scored: ExpressionMetrics, val: ExpressionMetrics) -> dict[str, Any]:
+    """Returns {target: temperature fitted on val, the metrics at it, reliability before and after} of class targets."""
+    result = {}
+    for name, metrics in scored.by_target.items():
+        if not is_classes(metrics):
+            continue
+        temperature = fit_temperature(*val.by_target[name].gather())  # type: ignore[arg-type, misc]
+        probabilities, targets = metrics.gather()
+        after = sharpen(probabilities, temperature=temperature)
+        cooled = ClassificationMetrics(metrics.classes)  # type: ignore[union-attr]
+        cooled.update(after, targets)
+        before, now = metrics.compute(), cooled.compute()
+        result[name] = {
+            "temperature": temperature,
+            "ece": [before["ece"], now["ece"]],
+            "nll": [before["nll"], now["nll"]],
+            "reliability": [reliability(probabilities, targets), reliability(after, targets)],
+        }
+    return result
+
+
+def plot_reliability(calibration: dict[str, Any], *, path: Path) -> None:
+    """Writes a picture: accuracy over confidence of each class target, as trained and at the fitted temperature."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4 * len(calibration), 4), layout="constrained")
+    for axis, (name, result) in zip(figure.subplots(1, len(calibration), squeeze=False)[0], calibration.items()):
+        axis.plot([0, 1], [0, 1], color="0.7", label="honest")
+        for rows, label, ece in zip(
+            result["reliability"], ("as trained", f"T={result['temperature']:.2f}"), result["ece"]
+        ):
+            axis.plot(
+                [r["confidence"] for r in rows], [r["accuracy"] for r in rows], "o-", label=f"{label}, ECE {ece:.3f}"
+            )
+        axis.set(title=name, xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
+        axis.legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
 
 
 def print_tables(target: str, result: dict[str, Any], *, title: str, console: Console) -> None:
@@ -86,6 +157,8 @@ def print_tables(target: str, result: dict[str, Any], *, title: str, console: Co
             shown = f"{bounds[0]:.4f} - {bounds[1]:.4f}" if bounds else ""
             headline.add_row(name, f"{result['metrics'][name]:.4f}", shown)
     console.print(headline)
+    if "classes" not in result:
+        return
 
     classes = result["classes"]
     table = Table(title=f"{target}: rows are the truth, columns the prediction", title_justify="left")
@@ -118,6 +191,9 @@ def main(argv: list[str]) -> None:
         default="best",
         help="best: chosen by validation; final: the last step's; ema: the last step's average",
     )
+    parser.add_argument("--flip", action="store_true", help="average with the mirrored image (test-time augmentation)")
+    parser.add_argument("--calibrate", action="store_true", help="temperature fitted on val, reliability plot")
+    parser.add_argument("--robustness", action="store_true", help="six corruptions at five strengths: 30 more passes")
     arguments = parser.parse_args(argv)
     if arguments.batch_size < 1:
         raise VeaError("--batch-size must be at least 1")
@@ -140,9 +216,19 @@ def main(argv: list[str]) -> None:
     task.load_state_dict(weights)
     task.to(runtime.device)
 
-    batches = eval_loader(config, views="classify", refs=refs, batch_size=arguments.batch_size,
-                          rank=runtime.rank, world_size=runtime.world_size)  # fmt: skip
-    metrics = collect(task, batches, runtime)
+    def pass_over(sets: list[DatasetRef], worse: tuple[str, int] | None = None) -> ExpressionMetrics:
+        batches = eval_loader(config, views="classify", refs=sets, batch_size=arguments.batch_size,
+                              rank=runtime.rank, world_size=runtime.world_size)  # fmt: skip
+        return collect(task, batches, runtime, flip=arguments.flip, worse=worse)
+
+    metrics = pass_over(refs)
+    extra: dict[str, Any] = {"flip": arguments.flip}
+    if arguments.calibrate:
+        extra["calibration"] = calibrate(metrics, pass_over(config.data.val))
+    if arguments.robustness:
+        extra["robustness"] = {
+            kind: [pass_over(refs, (kind, strength)).compute() for strength in STRENGTHS] for kind in CORRUPTIONS
+        }
     results = {name: summarise(collector) for name, collector in metrics.by_target.items()}
     predictions = metrics.records()
 
@@ -151,8 +237,25 @@ def main(argv: list[str]) -> None:
         title = f"{arguments.run.name}, {arguments.split} of {', '.join(ref.path for ref in refs)}"
         for target, result in results.items():
             print_tables(target, result, title=title, console=console)
+        if extra.get("calibration"):
+            plot_reliability(
+                extra["calibration"], path=arguments.run / "pictures" / f"reliability_{arguments.split}.png"
+            )
+            for target, fitted in extra["calibration"].items():
+                (ece, ece_after), t = fitted["ece"], fitted["temperature"]
+                console.print(f"{target}: temperature {t:.3f} from val; ECE {ece:.4f} -> {ece_after:.4f}")
+        if arguments.robustness:
+            for target, result in results.items():
+                name = next(name for name in ("accuracy", "mAP", "ccc") if name in result["metrics"])
+                table = Table(title=f"{target}: {name} of worse images, by strength", title_justify="left")
+                for column in ("corruption", *map(str, STRENGTHS)):
+                    table.add_column(column)
+                for kind, rows in extra["robustness"].items():
+                    table.add_row(kind, *(f"{row[f'{target}/{name}']:.4f}" for row in rows))
+                console.print(table)
         record = {
             "format": 1,
+            **extra,
             "split": arguments.split,
             "data": [ref.path for ref in refs],
             "synthetic": any(read_index(ref.path).synthetic for ref in refs),

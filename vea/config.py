@@ -209,6 +209,20 @@ class ClassifierConfig(Section):
     drop_path: float = Field(0.0, ge=0, lt=1)
     train: Literal["full", "linear", "last_blocks"] = "full"
     channels: Literal[1, 3] = 3
+    attribute_module: bool = Field(
+        False, description="the first target's head also sees what the heads of the other targets predict"
+    )
+
+
+class ImbalanceConfig(Section):
+    """What is done about rare classes while training; evaluation never changes."""
+
+    weights: Literal["none", "balanced", "sqrt", "effective"] = Field(
+        "none", description="class weights in the loss; balanced equals sampling every class equally often"
+    )
+    logit_adjustment: float = Field(0.0, ge=0, description="tau of Menon et al. 2021; 1 is theirs, 0 is off")
+    focal: float = Field(0.0, ge=0, description="gamma of the focal loss; 0 is off")
+    asymmetric: bool = Field(False, description="multi-label targets: timm's asymmetric loss for cross-entropy")
 
 
 class MixConfig(Section):
@@ -263,11 +277,31 @@ class ExpressionConfig(RunConfig):
     recipe: Literal["expression"] = "expression"
     model: ClassifierConfig = ClassifierConfig()
     mix: MixConfig = MixConfig()
+    imbalance: ImbalanceConfig = ImbalanceConfig()
     targets: dict[str, float] = {"expression": 1.0}
     select_by: str = Field("expression/accuracy", description="validation metric that chooses the best checkpoint")
 
 
-RECIPES: dict[str, type[RunConfig]] = {"pretrain": PretrainConfig, "expression": ExpressionConfig}
+class EmotionConfig(ExpressionConfig):
+    """``finetune/emotion.py``: emotion of whole scenes: classes, label sets, distributions, valence and arousal."""
+
+    recipe: Literal["emotion"] = "emotion"  # type: ignore[assignment]
+    targets: dict[str, float] = {"emotion": 1.0}
+    select_by: str = "emotion/accuracy"
+
+
+class AttributesConfig(EmotionConfig):
+    """``finetune/attributes.py``: emotion and the attributes behind it (EmoSet's six), the emotion named first."""
+
+    recipe: Literal["attributes"] = "attributes"  # type: ignore[assignment]
+
+
+RECIPES: dict[str, type[RunConfig]] = {
+    "pretrain": PretrainConfig,
+    "expression": ExpressionConfig,
+    "emotion": EmotionConfig,
+    "attributes": AttributesConfig,
+}
 
 # ------------------------------------------------------------------------------------------------------------- loading
 

@@ -11,6 +11,8 @@ from torchmetrics.functional.classification import (
     multiclass_accuracy,
     multiclass_calibration_error,
     multiclass_confusion_matrix,
+    multilabel_average_precision,
+    multilabel_f1_score,
 )
 
 from vea import runtime
@@ -194,3 +196,89 @@ class ClassificationMetrics:
                 low, high = _interval(recalls[:, column], level)
                 result[f"recall/{name}"] = (float(low), float(high))
         return result
+
+
+class MultilabelMetrics(ClassificationMetrics):
+    """Collects label sets: scores (B, C) in [0, 1] and multi-hot targets (B, C), rows of NaN without a label."""
+
+    def update(self, scores: Tensor, target: Tensor, *, valid: Tensor | None = None) -> None:
+        """Adds a batch."""
+        keep = ~target.isnan().any(1)
+        keep = keep if valid is None else keep & valid
+        self._probabilities.append(scores.detach()[keep].float().cpu())
+        self._targets.append(target.detach()[keep].long().cpu())
+        self._gathered = None
+
+    def gather(self) -> tuple[Tensor, Tensor]:
+        """Returns (N, C) scores and (N, C) targets of all ranks; collective."""
+        if self._gathered is None:
+            empty = torch.zeros(0, len(self.classes))
+            parts = runtime.gather_objects(
+                (torch.cat([empty, *self._probabilities]), torch.cat([empty.long(), *self._targets]))
+            )
+            self._gathered = torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+        return self._gathered
+
+    def compute(self) -> dict[str, float]:
+        """Returns mAP over the classes that occur, macro_f1 at 0.5 over them, and ap/CLASS; collective."""
+        scores, targets = self.gather()
+        if len(targets) == 0:
+            raise VeaError(f"no sample has a label among {', '.join(self.classes)}; choose another split or target")
+        found = targets.any(0)
+        each = multilabel_average_precision(scores, targets, num_labels=len(self.classes), average="none")
+        f1 = multilabel_f1_score(scores, targets, num_labels=len(self.classes), average="none")
+        result = {"mAP": float(each[found].mean()), "macro_f1": float(f1[found].mean())}
+        return result | {f"ap/{name}": float(each[i]) for i, name in enumerate(self.classes) if found[i]}
+
+
+class ValueMetrics:
+    """Collects predicted and rated values of one dimension; NaN stands for no rating."""
+
+    def __init__(self) -> None:
+        self._pairs: list[Tensor] = []
+
+    def update(self, prediction: Tensor, target: Tensor, *, valid: Tensor | None = None) -> None:
+        """Adds a batch of (B,) predictions and ratings."""
+        keep = ~target.isnan()
+        keep = keep if valid is None else keep & valid
+        self._pairs.append(torch.stack([prediction, target], 1).detach().double().cpu()[keep])
+
+    def gather(self) -> np.ndarray:
+        """Returns (N, 2) predictions and ratings of all ranks; collective."""
+        mine = torch.cat([torch.zeros(0, 2, dtype=torch.float64), *self._pairs])
+        return torch.cat(runtime.gather_objects(mine)).numpy()
+
+    def compute(self) -> dict[str, float]:
+        """Returns ccc (Lin 1989), pearson and rmse; collective."""
+        pairs = self.gather()
+        if len(pairs) == 0:
+            raise VeaError("no sample has a rating; choose another split or target")
+        return {name: float(formula(pairs[None])[0]) for name, formula in VALUE_STATISTICS.items()}
+
+    def intervals(self, *, seed: int = 0, level: float = 0.95) -> dict[str, tuple[float, float]]:
+        """Returns bootstrap intervals of the same; collective."""
+        pairs = self.gather()
+        return {name: bootstrap_interval(pairs, f, seed=seed, level=level) for name, f in VALUE_STATISTICS.items()}
+
+
+def concordance(pairs: np.ndarray) -> np.ndarray:
+    """Returns (R,) concordance correlation coefficients of (R, N, 2) pairs; 0 where nothing varies."""
+    (x, y), means = np.moveaxis(pairs, -1, 0), pairs.mean(1)
+    covariance = (x * y).mean(1) - means[:, 0] * means[:, 1]
+    spread = x.var(1) + y.var(1) + (means[:, 0] - means[:, 1]) ** 2
+    return np.divide(2 * covariance, spread, out=np.zeros_like(spread), where=spread > 1e-12)
+
+
+def pearson(pairs: np.ndarray) -> np.ndarray:
+    """Returns (R,) correlations of (R, N, 2) pairs; 0 where one side does not vary."""
+    (x, y), means = np.moveaxis(pairs, -1, 0), pairs.mean(1)
+    covariance, scale = (x * y).mean(1) - means[:, 0] * means[:, 1], x.std(1) * y.std(1)
+    return np.divide(covariance, scale, out=np.zeros_like(scale), where=scale > 1e-12)
+
+
+def rmse(pairs: np.ndarray) -> np.ndarray:
+    """Returns (R,) root mean squared differences of (R, N, 2) pairs, in units of the ratings."""
+    return np.sqrt(((pairs[..., 0] - pairs[..., 1]) ** 2).mean(1))
+
+
+VALUE_STATISTICS = {"ccc": concordance, "pearson": pearson, "rmse": rmse}

@@ -398,7 +398,11 @@ def _errors(rows: Sequence[dict[str, Any]], classes: Sequence[str], thumbnails: 
 
 def _evaluation(record: dict[str, Any]) -> str:
     predictions, targets = record["predictions"], record["targets"]
-    worst = {name: worst_errors(predictions[name], predictions["keys"]) for name in targets if name in predictions}
+    worst = {
+        name: worst_errors(predictions[name], predictions["keys"])
+        for name, result in targets.items()
+        if name in predictions and result.get("classes")
+    }
     wanted = {row["key"] for rows in worst.values() for row in rows}
     thumbnails = read_thumbnails(record["data"], record["split"], wanted)
     weights = record.get("weights") or {}
@@ -406,7 +410,7 @@ def _evaluation(record: dict[str, Any]) -> str:
     note = " (synthetic data)" if record.get("synthetic") else ""
     lines = [f"<h2>Evaluation on {_text(record['split'])}{note}</h2>", f'<p class="dim">{_text(about)}</p>']
     for target, result in targets.items():
-        metrics, intervals, classes = result["metrics"], result["intervals"], result["classes"]
+        metrics, intervals, classes = result["metrics"], result["intervals"], result.get("classes")
         lines.append(f"<h3>{_text(target)}: {result['samples']} samples</h3>")
         lines.append(
             _table(
@@ -418,6 +422,8 @@ def _evaluation(record: dict[str, Any]) -> str:
                 ),
             )
         )
+        if not classes:  # values and label sets have neither recall nor confusion
+            continue
         lines.append(f"<h3>{_text(target)}: recall of each class</h3>")
         lines.append(
             _table(

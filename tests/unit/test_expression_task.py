@@ -144,8 +144,9 @@ def test_class_names_travel_and_differences_are_named():
 def test_mistakes_in_the_config_are_sentences():
     with pytest.raises(VeaError, match=r"no label 'expresion'.*did you mean 'expression'"):
         ExpressionTask(config(targets={"expresion": 1.0}), fields=FIELDS)
-    with pytest.raises(VeaError, match="kind 'value'"):
-        ExpressionTask(config(targets={"valence": 1.0}), fields={"valence": LabelField("value", low=1, high=7)})
+    with pytest.raises(VeaError, match="second target"):
+        helped = {"encoder": {"name": "vea_face_cnn"}, "attribute_module": True}
+        ExpressionTask(config(model=helped, targets={"expression": 1.0}), fields=FIELDS)
     with pytest.raises(VeaError, match=r"did you mean 'vea_face_cnn'"):
         ExpressionTask(config(model={"encoder": {"name": "vea_face_cn"}}), fields=FIELDS)
     with pytest.raises(VeaError, match=r"not a model of timm.*resnet18"):

@@ -26,6 +26,33 @@ class LinearHeads(nn.Module):
             return {name: layer(features) for name, layer in self.layers.items()}
 
 
+class AttributeHeads(LinearHeads):
+    """Linear heads whose first one is helped by the others: what they predict is added to its logits by a small net.
+
+    EmoSet's attribute module (Yang et al. 2023, section 5) in its plainest form. The net's last layer starts at zero:
+    training starts as without the module.
+    """
+
+    def __init__(self, features: int, *, kinds: Mapping[str, str], classes: Mapping[str, int], drop_rate: float = 0.0):
+        super().__init__(features, classes=classes, drop_rate=drop_rate)
+        self.first, *others = classes
+        self.kinds = {name: kinds[name] for name in others}
+        self.module = nn.Sequential(
+            nn.Linear(sum(classes[name] for name in others), 64), nn.GELU(), nn.Linear(64, classes[self.first])
+        )
+        nn.init.zeros_(self.module[-1].weight)  # type: ignore[arg-type]
+        nn.init.zeros_(self.module[-1].bias)  # type: ignore[arg-type]
+
+    def forward(self, features: Tensor) -> dict[str, Tensor]:
+        """Returns the logits of every target."""
+        logits = super().forward(features)
+        soft = {"multilabel": torch.sigmoid, "value": torch.tanh}
+        seen = [soft.get(kind, lambda x: x.softmax(1))(logits[name]) for name, kind in self.kinds.items()]
+        with torch.autocast(features.device.type, enabled=False):
+            logits[self.first] = logits[self.first] + self.module(torch.cat(seen, dim=1))
+        return logits
+
+
 def pool_tokens(features: Tensor, *, pool: str, num_prefix_tokens: int = 1) -> Tensor:
     """Returns (B, D) of a transformer's (B, N, D): the class token (``cls``) or the mean patch token (``avg``)."""
     return features[:, 0] if pool == "cls" else features[:, num_prefix_tokens:].mean(1)

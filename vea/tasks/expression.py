@@ -1,7 +1,11 @@
-"""Expression recognition: one encoder, one linear head per label, cross-entropy over classes or over votes."""
+"""Recognition of emotion: one encoder, one linear head per label, and the loss that the label's kind asks for.
+
+Classes and distributions: cross-entropy. Label sets: binary cross-entropy. Values: 1 - CCC + squared error.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import timm
@@ -16,9 +20,10 @@ from vea.config import ClassifierConfig, ExpressionConfig
 from vea.data.sample import LabelField
 from vea.errors import VeaError, did_you_mean
 from vea.labels import check_same_classes
-from vea.losses.classification import mix_images, mix_targets, soft_cross_entropy, soft_targets
-from vea.metrics import ClassificationMetrics
-from vea.models.heads import LinearHeads, pool_tokens
+from vea.losses.affect import balanced_cross_entropy, ccc_loss, class_weights, multilabel_loss
+from vea.losses.classification import mix_images, mix_targets, soft_targets
+from vea.metrics import ClassificationMetrics, MultilabelMetrics, ValueMetrics
+from vea.models.heads import AttributeHeads, LinearHeads, pool_tokens
 from vea.models.networks import build_network
 from vea.tasks.base import Batch, Task
 
@@ -117,32 +122,34 @@ def load_encoder(encoder: nn.Module, weights: dict[str, Tensor]) -> str:
 
 
 class ExpressionTask(Task):
-    """Learns the label fields in ``config.targets`` from face images.
+    """Learns the label fields in ``config.targets`` from images: faces, or whole scenes.
 
     Args:
         config: the resolved config.
         fields: the label fields of the data, from the shard index; class names and their order are kept with the
             heads and travel with the weights.
+        counts: {target: samples per class} of the training data, for ``config.imbalance``.
 
     Raises:
-        VeaError: a target is not among the fields, or is of a kind this task does not learn.
+        VeaError: a target is not among the fields, or the config contradicts itself.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, config: ExpressionConfig, *, fields: dict[str, LabelField]) -> None:
+    def __init__(
+        self,
+        config: ExpressionConfig,
+        *,
+        fields: dict[str, LabelField],
+        counts: Mapping[str, Sequence[float]] | None = None,
+    ) -> None:
         super().__init__()
         self.config = config
         self.fields: dict[str, LabelField] = {}
         for name in config.targets:
             if name not in fields:
                 raise VeaError(f"targets: the data has no label {name!r}{did_you_mean(name, fields)}")
-            if fields[name].kind not in ("class", "distribution"):
-                raise VeaError(
-                    f"targets.{name}: it is of kind {fields[name].kind!r}; "
-                    "this recipe learns classes and distributions over classes"
-                )
             self.fields[name] = fields[name]
         if not self.fields:
             raise VeaError("targets: name at least one label to learn, e.g. {expression: 1.0}")
@@ -154,16 +161,35 @@ class ExpressionTask(Task):
             self.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if model.pool == "cls" and not (self.is_transformer and getattr(self.encoder, "cls_token", None) is not None):
             raise VeaError(f"model.pool is cls and {model.encoder.name} has no class token; set model.pool=avg")
-        self.heads = LinearHeads(
-            self.encoder.num_features,  # type: ignore[arg-type]
-            classes={name: len(field.classes) for name, field in self.fields.items()},
-            drop_rate=model.drop_rate,
-        )
+        outputs = {name: len(field.classes) or 1 for name, field in self.fields.items()}
+        features: int = self.encoder.num_features  # type: ignore[assignment]
+        if not model.attribute_module:
+            self.heads = LinearHeads(features, classes=outputs, drop_rate=model.drop_rate)
+        elif len(outputs) < 2:
+            raise VeaError("model.attribute_module needs a second target to learn from; add attributes to targets")
+        else:
+            kinds = {name: field.kind for name, field in self.fields.items()}
+            self.heads = AttributeHeads(features, kinds=kinds, classes=outputs, drop_rate=model.drop_rate)
+        self._balance(counts or {})
         # Buffers, so that the statistics travel with the weights and a resume or an evaluation cannot mistake them.
         mean, std = STATISTICS[model.channels]
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
         self._freeze(model.train)
+
+    def _balance(self, counts: Mapping[str, Sequence[float]]) -> None:
+        """Keeps class weights and log frequencies as buffers that no checkpoint holds: they belong to the data."""
+        wanted = self.config.imbalance
+        for name, field in self.fields.items():
+            if field.kind not in ("class", "distribution") or name not in counts:
+                continue
+            number = torch.tensor(counts[name], dtype=torch.float32)
+            if wanted.weights != "none":
+                weights = class_weights(number, method=wanted.weights)
+                self.register_buffer(f"class_weights_{name}", weights, persistent=False)
+            if wanted.logit_adjustment:
+                prior = wanted.logit_adjustment * (number.clamp(min=0.5) / number.sum()).log()
+                self.register_buffer(f"prior_{name}", prior, persistent=False)
 
     def _freeze(self, train: str) -> None:
         if train == "full":
@@ -225,24 +251,38 @@ class ExpressionTask(Task):
                 features = self.encoder(x)
         return self.heads(features)
 
+    def _target(self, labels: Tensor, *, field: LabelField) -> Tensor:
+        """Returns what a head learns: class masses, a label set, or a value with its scale mapped to [-1, 1]."""
+        if field.kind == "value":
+            return scale_value(labels.float(), field=field)
+        if field.kind == "multilabel":
+            return labels.float()
+        return soft_targets(labels, field=field, smoothing=self.config.mix.smoothing)
+
+    def _loss(self, name: str, logits: Tensor, target: Tensor) -> Tensor:
+        kind, imbalance = self.fields[name].kind, self.config.imbalance
+        if kind == "value":
+            return ccc_loss(logits[:, 0], target)
+        if kind == "multilabel":
+            return multilabel_loss(logits, target, asymmetric=imbalance.asymmetric)
+        weights, prior = (getattr(self, f"{what}_{name}", None) for what in ("class_weights", "prior"))
+        return balanced_cross_entropy(logits, target, weights=weights, prior=prior, gamma=imbalance.focal)
+
     def forward(self, batch: Batch, *, step: int) -> dict[str, Tensor]:
-        """Returns the weighted loss and the cross-entropy of each target for one micro-batch."""
+        """Returns the weighted loss and the loss of each target for one micro-batch."""
         mix = self.config.mix
         x = self.normalise(batch["image"])
-        targets = {
-            name: soft_targets(batch["labels"][name], field=field, smoothing=mix.smoothing)
-            for name, field in self.fields.items()
-        }
+        targets = {name: self._target(batch["labels"][name], field=field) for name, field in self.fields.items()}
         if (mix.mixup or mix.cutmix) and len(x) > 1 and torch.rand(()).item() < mix.probability:
             x, partner, share = mix_images(x, mixup=mix.mixup, cutmix=mix.cutmix)
             targets = {name: mix_targets(rows, partner, share) for name, rows in targets.items()}
         logits = self.logits(x)
-        parts = {name: soft_cross_entropy(logits[name], targets[name]) for name in self.fields}
+        parts = {name: self._loss(name, logits[name], targets[name]) for name in self.fields}
         loss = sum((self.config.targets[name] * part for name, part in parts.items()), start=x.new_zeros(()))
         return {"loss": loss, **{f"loss/{name}": part.detach() for name, part in parts.items()}}
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
-        """Returns {target: logits (B, C)}."""
+        """Returns {target: logits (B, C)}; of a value (B, 1), its scale mapped to [-1, 1]."""
         return self.logits(self.normalise(batch["image"]))
 
     # ------------------------------------------------------------------------------------------- what the engine asks
@@ -260,6 +300,7 @@ class ExpressionTask(Task):
         return {
             "classes": {name: list(field.classes) for name, field in self.fields.items()},
             "kinds": {name: field.kind for name, field in self.fields.items()},
+            "ranges": {name: [field.low, field.high] for name, field in self.fields.items() if field.kind == "value"},
             "image_size": self.config.augment.image_size,
             "channels": self.config.model.channels,
             "mean": self.mean.flatten().tolist(),
@@ -280,9 +321,14 @@ class ExpressionMetrics:
 
     def __init__(self, fields: dict[str, LabelField]):
         self.fields = fields
-        self.by_target = {name: ClassificationMetrics(field.classes) for name, field in fields.items()}
+        self.by_target: dict[str, ClassificationMetrics | MultilabelMetrics | ValueMetrics] = {
+            name: ValueMetrics()
+            if field.kind == "value"
+            else (MultilabelMetrics if field.kind == "multilabel" else ClassificationMetrics)(field.classes)
+            for name, field in fields.items()
+        }
         self._losses: dict[str, list[tuple[float, int]]] = {name: [] for name in fields}
-        self._records: list[tuple[str, list[tuple[int, int, float]]]] = []
+        self._records: list[tuple[str, list[tuple[Any, Any, float]]]] = []
 
     def update(self, outputs: dict[str, Tensor], batch: Batch) -> None:
         """Adds one batch. The class of a vote distribution is the one with most votes; ties have none."""
@@ -291,19 +337,35 @@ class ExpressionMetrics:
         columns = []
         for name, field in self.fields.items():
             logits, labels = outputs[name].float().cpu(), batch["labels"][name].cpu()
-            rows = soft_targets(labels, field=field)
-            target = hard_targets(rows)
-            self.by_target[name].update(logits.softmax(1), target, valid=keep)
-            known = keep & (rows.sum(1) > 0)
-            losses = -(rows * logits.log_softmax(1)).sum(1)[known]
+            if field.kind == "value":
+                target, predicted = labels.float(), unscale_value(logits[:, 0], field=field)
+                losses = (logits[:, 0] - scale_value(target, field=field)).square()[keep & ~target.isnan()]
+                confidence = torch.ones(len(labels))
+                self.by_target[name].update(predicted, target, valid=keep)
+            elif field.kind == "multilabel":
+                target, confidence = labels, logits.sigmoid().max(1).values
+                known = keep & ~labels.isnan().any(1)
+                losses = nn.functional.binary_cross_entropy_with_logits(
+                    logits[known], labels[known], reduction="none"
+                ).mean(1)
+                predicted = (logits > 0).long()
+                self.by_target[name].update(logits.sigmoid(), labels, valid=keep)
+            else:
+                rows = soft_targets(labels, field=field)
+                target = hard_targets(rows)
+                self.by_target[name].update(logits.softmax(1), target, valid=keep)
+                losses = -(rows * logits.log_softmax(1)).sum(1)[keep & (rows.sum(1) > 0)]
+                confidence, predicted = logits.softmax(1).max(1)
             self._losses[name].append((float(losses.double().sum()), len(losses)))
-            confidence, predicted = logits.softmax(1).max(1)
             columns.append(list(zip(target.tolist(), predicted.tolist(), confidence.tolist())))
         for index in keep.nonzero().flatten().tolist():
             self._records.append((batch["keys"][index], [column[index] for column in columns]))
 
     def compute(self) -> dict[str, float]:
-        """Returns the metrics of every target and ``loss``, the mean cross-entropy summed over targets; collective."""
+        """Returns the metrics of every target and ``loss``, the mean loss summed over targets; collective.
+
+        The loss of a value is its squared error on [-1, 1]: CCC belongs to the whole set, and is a metric of its own.
+        """
         result: dict[str, float] = {}
         total = 0.0
         for name, metrics in self.by_target.items():
@@ -315,20 +377,44 @@ class ExpressionMetrics:
         return {"loss": total, **result}
 
     def records(self) -> dict[str, Any]:
-        """Returns every sample's outcome in columns, sorted by key; -1 stands for no label; collective.
+        """Returns every sample's outcome in columns, sorted by key; -1 or None stands for no label; collective.
 
-        ``{"keys": [...], TARGET: {"target": [...], "prediction": [...], "confidence": [...]}}`` with class indices.
+        ``{"keys": [...], TARGET: {"target": [...], "prediction": [...], "confidence": [...]}}``: class indices, values,
+        or (label sets) the indices of the classes that are there.
         """
         rows = sorted((row for rank in runtime.gather_objects(self._records) for row in rank), key=lambda row: row[0])
         table: dict[str, Any] = {"keys": [key for key, _ in rows]}
-        for position, name in enumerate(self.fields):
+        for position, (name, field) in enumerate(self.fields.items()):
             cells = [outcomes[position] for _, outcomes in rows]
             table[name] = {
-                "target": [cell[0] for cell in cells],
-                "prediction": [cell[1] for cell in cells],
+                "target": [_recorded(cell[0], kind=field.kind) for cell in cells],
+                "prediction": [_recorded(cell[1], kind=field.kind) for cell in cells],
                 "confidence": [round(cell[2], 4) for cell in cells],
             }
         return table
+
+
+def _recorded(value: Any, *, kind: str) -> Any:
+    """Returns the form of one outcome that JSON can hold: NaN is None, a multi-hot row its indices."""
+    if kind == "value":
+        return None if value != value else round(value, 4)
+    if kind == "multilabel":
+        return None if value[0] != value[0] else [index for index, there in enumerate(value) if there]
+    return value
+
+
+def scale_value(values: Tensor, *, field: LabelField) -> Tensor:
+    """Returns the raters' scale [low, high] mapped to [-1, 1]; as it is where the field states no scale."""
+    if field.low is None or field.high is None:
+        return values
+    return 2 * (values - field.low) / (field.high - field.low) - 1
+
+
+def unscale_value(values: Tensor, *, field: LabelField) -> Tensor:
+    """Returns the inverse of ``scale_value``."""
+    if field.low is None or field.high is None:
+        return values
+    return field.low + (values + 1) / 2 * (field.high - field.low)
 
 
 def hard_targets(rows: Tensor) -> Tensor:
