@@ -113,6 +113,9 @@ def calibrate(scored: ExpressionMetrics, val: ExpressionMetrics) -> dict[str, An
         if not is_classes(metrics):
             continue
         temperature = fit_temperature(*val.by_target[name].gather())  # type: ignore[arg-type, misc]
+        if temperature is None:
+            print(f"{name}: no temperature calibrates it (its predictions are near chance); left as trained")
+            continue
         probabilities, targets = metrics.gather()
         after = sharpen(probabilities, temperature=temperature)
         cooled = ClassificationMetrics(metrics.classes)  # type: ignore[union-attr]
@@ -199,6 +202,8 @@ def main(argv: list[str]) -> None:
         raise VeaError("--batch-size must be at least 1")
 
     config = read_run(arguments.run)
+    if arguments.calibrate and arguments.split == "val" and not arguments.data:
+        raise VeaError("--calibrate fits the temperature on val; score another split with it, e.g. --split test")
     refs = data_to_evaluate(config, split=arguments.split, data=arguments.data)
     runtime = vea_runtime.start(config.runtime, precision=config.train.precision)
 

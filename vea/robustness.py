@@ -48,8 +48,11 @@ def corrupt_batch(images: Tensor, keys: list[str], *, kind: str, strength: int) 
     return torch.from_numpy(np.stack(rows)).permute(0, 3, 1, 2).contiguous().to(images.device)
 
 
-def fit_temperature(probabilities: Tensor, targets: Tensor) -> float:
-    """Returns the T of ``softmax(log p / T)`` with the least negative log-likelihood (Guo et al. 2017)."""
+def fit_temperature(probabilities: Tensor, targets: Tensor) -> float | None:
+    """Returns the T of ``softmax(log p / T)`` with the least negative log-likelihood (Guo et al. 2017).
+
+    None where there is no such T between 1/20 and 20: predictions near chance are best when flat, and flatter still.
+    """
     logits = probabilities.double().clamp(min=1e-12).log()
     log_t = torch.zeros((), dtype=torch.double, requires_grad=True)
     optimizer = torch.optim.LBFGS([log_t], max_iter=50, line_search_fn="strong_wolfe")
@@ -62,7 +65,8 @@ def fit_temperature(probabilities: Tensor, targets: Tensor) -> float:
 
     with torch.enable_grad():
         optimizer.step(closure)  # type: ignore[arg-type]
-    return float(log_t.detach().clamp(-3, 3).exp())
+    temperature = float(log_t.detach().exp())
+    return temperature if 0.05 < temperature < 20 else None
 
 
 def sharpen(probabilities: Tensor, *, temperature: float) -> Tensor:
