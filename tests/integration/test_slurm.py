@@ -1,0 +1,89 @@
+"""A real two-node SLURM on this machine: a signal, a requeue, and the weights of a run that nobody disturbed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.integration.test_distributed import records
+
+NEEDED = ("slurmctld", "slurmd", "munged", "sbatch")
+missing = [name for name in NEEDED if shutil.which(name) is None]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.slurm,
+    pytest.mark.skipif(bool(missing), reason=f"no SLURM here ({', '.join(missing)}): apt-get install slurmctld slurmd"),
+    pytest.mark.skipif(os.getuid() != 0, reason="slurm/local/up.sh needs root"),
+]
+
+STEPS, SIGNAL_AT = 300, 20
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory, repository):
+    """The environment of a user of the two-node cluster; it ends with the tests."""
+    state = tmp_path_factory.mktemp("slurm")
+    subprocess.run(["bash", "slurm/local/up.sh", str(state)], cwd=repository, check=True, timeout=60)
+    place = {"SLURM_CONF": str(state / "slurm.conf"), "VEA_PYTHON": sys.executable, "PYTHONPATH": str(repository)}
+    try:
+        yield {**os.environ, **place, "OMP_NUM_THREADS": "1"}
+    finally:
+        subprocess.run(["bash", "slurm/local/down.sh", str(state)], cwd=repository, check=False, timeout=60)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory, repository):
+    folder = tmp_path_factory.mktemp("data") / "synthetic"
+    line = ["datasets/prepare.py", "synthetic", "--count", "160", "--size", "64", "--out", str(folder)]
+    subprocess.run([sys.executable, *line], cwd=repository, check=True, capture_output=True, timeout=120)
+    return folder
+
+
+def submit(out: Path, data: Path, *, env: dict, repository: Path) -> str:
+    """Returns the number of a job of two nodes with one task each."""
+    wanted = ["--nodes=2", "--ntasks-per-node=1", "--gpus-per-node=1", "--cpus-per-task=1", "--time=10"]
+    paths = [f"data.train.0.path={data}", f"data.val.0.path={data}", f"out={out}", f"train.steps={STEPS}"]
+    small = ["data.workers=0", "runtime.threads=1", "runtime.device=cpu", "tracking.backend=none", "train.log_every=1"]
+    small += ["data.global_batch_size=16", "data.virtual_readers=4", "train.warmup_steps=2"]
+    line = ["sbatch", "--parsable", *wanted, f"--output={out}-%j.log", "slurm/pretrain.sbatch"]
+    line += ["configs/pretrain/smoke.yaml", *paths, *small]
+    made = subprocess.run(line, cwd=repository, env=env, capture_output=True, text=True, timeout=30, check=False)
+    assert made.returncode == 0, made.stderr
+    return made.stdout.strip().split(";")[0]
+
+
+def wait(condition, *, what: str, seconds: float = 150) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"waited {seconds} s for {what}"
+        time.sleep(0.3)
+
+
+def queued(job: str, env: dict) -> bool:
+    line = ["squeue", "-h", "-j", job, "-o", "%T"]
+    return bool(subprocess.run(line, env=env, capture_output=True, text=True, check=False).stdout.strip())
+
+
+def test_signalled_requeued_and_finished_with_the_weights_of_an_undisturbed_run(cluster, data, tmp_path, repository):
+    calm, disturbed = tmp_path / "calm", tmp_path / "disturbed"
+    job = submit(disturbed, data, env=cluster, repository=repository)
+    wait(lambda: len(records(disturbed)) >= SIGNAL_AT, what="the first steps")
+    subprocess.run(["scancel", "--signal=USR2", job], env=cluster, check=True, timeout=30)
+    log = tmp_path / f"disturbed-{job}.log"
+    wait(lambda: "saved; requeueing" in log.read_text(), what="the requeue")
+    wait(lambda: not queued(job, cluster), what="the second life of the job")
+    text = log.read_text()
+    assert "resuming at step" in text, text[-2000:]
+    other = submit(calm, data, env=cluster, repository=repository)
+    wait(lambda: not queued(other, cluster), what="the undisturbed job")
+    for run in (calm, disturbed):
+        steps = [record["step"] for record in records(run) if record["kind"] == "train"]
+        assert steps == list(range(1, STEPS + 1)), f"{run.name}: {text[-2000:]}"
+    weights = [(run / "final" / "model.safetensors").read_bytes() for run in (calm, disturbed)]
+    assert weights[0] == weights[1]
