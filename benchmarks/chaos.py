@@ -40,8 +40,8 @@ def run_words(folder: Path, name: str, steps: int) -> list[str]:
         sys.executable, "pretrain/train.py", "configs/pretrain/smoke.yaml", f"out={folder / name}",
         f"data.train.0.path={data}", f"data.val.0.path={data}", f"train.steps={steps}", "train.warmup_steps=2",
         "train.log_every=1", "train.checkpoint_every=7", "train.keep_last=3", "data.workers=0",
-        "data.virtual_readers=4", "data.global_batch_size=16", "runtime.threads=1", "runtime.device=cpu", "runtime.timeout_s=60",
-        "tracking.backend=none",
+        "data.virtual_readers=4", "data.global_batch_size=16", "runtime.threads=1", "runtime.device=cpu",
+        "runtime.timeout_s=60", "tracking.backend=none",
     ]  # fmt: skip
 
 
