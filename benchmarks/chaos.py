@@ -98,9 +98,10 @@ def disturb(words: list[str], run_dir: Path, log: Path, *, kills: int, world: in
         lives += 1
         ranks = start(words, world, log)
         began, before = time.monotonic(), last_step(run_dir)
+        patience = draw.uniform(0, 10) if draw.random() < 0.1 else 300.0  # one life in ten ends while it starts
         while last_step(run_dir) <= before and all(rank.poll() is None for rank in ranks):
-            time.sleep(0.02)  # half of the kills hit start-up otherwise, which tests little
-            if draw.random() < 0.002 or time.monotonic() - began > 120:
+            time.sleep(0.02)
+            if time.monotonic() - began > patience:
                 break
         time.sleep(draw.random() * 0.8)
         if any(rank.poll() is not None for rank in ranks):
