@@ -24,7 +24,7 @@ IN_VEA = [path for path in SOURCES if path.is_relative_to(ROOT / "vea")]
 LAYERS = [
     # vea.training.checkpoint only reads and writes files of tensors: tasks start from weights through it
     {"vea", "vea.errors", "vea.labels", "vea.config", "vea.runtime", "vea.data.sample", "vea.training.checkpoint"},
-    {"vea.losses", "vea.models", "vea.data", "vea.metrics", "vea.robustness"},
+    {"vea.losses", "vea.models", "vea.data", "vea.metrics", "vea.caption_metrics", "vea.robustness"},
     {"vea.tasks"},
     {"vea.training", "vea.hub"},
     {"vea.report", "vea.predict", "vea.predict_cli", "vea.serve", "vea.recipe", "vea.compare_cli"},

@@ -16,6 +16,7 @@ from torchmetrics.functional.classification import (
 )
 
 from vea import runtime
+from vea.caption_metrics import caption_scores as caption_scores  # one place to find metrics
 from vea.errors import VeaError
 
 RESAMPLES = 1000
