@@ -42,7 +42,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from vea.config import PretrainConfig
-from vea.errors import command
+from vea.errors import RunError, command
 from vea.losses.contrastive import contrastive_similarity, infonce
 from vea.models.backbone import sincos_positions
 from vea.models.fusion import build_fusion
@@ -246,11 +246,13 @@ def compare_infonce(rows: int, *, block: int, rounds: int) -> dict[str, Any]:
     results: dict[str, list[tuple[float, float]]] = {"full": [], "blocked": []}
     for _ in range(rounds):
         for name, size in (("full", None), ("blocked", block)):
-            out = context.Queue()
+            out = context.SimpleQueue()
             process = context.Process(target=_infonce, args=(size, rows, torch.get_num_threads(), out))
             process.start()
-            results[name].append(out.get())
             process.join()
+            if process.exitcode:
+                raise RunError(f"{name} InfoNCE of {rows} rows ended with {process.exitcode}; too little memory?")
+            results[name].append(out.get())
     median = {name: [statistics.median(column) for column in zip(*values)] for name, values in results.items()}
     ratios = {"infonce_time": median["full"][0] / median["blocked"][0],
               "infonce_memory": median["full"][1] / median["blocked"][1]}  # fmt: skip

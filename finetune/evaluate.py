@@ -1,9 +1,9 @@
 """Evaluate a fine-tuned run on a split it has not chosen anything by: table, JSON, report.
 
-python finetune/evaluate.py runs/expression-ship --split test
-python finetune/evaluate.py runs/expression-ship --split test --data data/other_faces   # another prepared set
-python finetune/evaluate.py runs/expression-ship --split val --weights final            # not the chosen weights
-python finetune/evaluate.py runs/expression-ship --split test --calibrate --robustness --flip
+    python finetune/evaluate.py runs/expression-ship --split test
+    python finetune/evaluate.py runs/expression-ship --split test --data data/other_faces   # another prepared set
+    python finetune/evaluate.py runs/expression-ship --split val --weights final            # not the chosen weights
+    python finetune/evaluate.py runs/expression-ship --split test --calibrate --robustness --flip
 """
 
 from __future__ import annotations
@@ -101,16 +101,11 @@ def summarise(metrics: ClassificationMetrics | MultilabelMetrics | ValueMetrics)
     }
 
 
-def is_classes(metrics: Any) -> bool:
-    """Returns whether a collector holds one class per sample, which is what temperature and reliability are about."""
-    return isinstance(metrics, ClassificationMetrics) and not isinstance(metrics, MultilabelMetrics)
-
-
 def calibrate(scored: ExpressionMetrics, val: ExpressionMetrics) -> dict[str, Any]:
     """Returns {target: temperature fitted on val, the metrics at it, reliability before and after} of class targets."""
     result = {}
     for name, metrics in scored.by_target.items():
-        if not is_classes(metrics):
+        if scored.fields[name].kind not in ("class", "distribution"):
             continue
         temperature = fit_temperature(*val.by_target[name].gather())  # type: ignore[arg-type, misc]
         if temperature is None:

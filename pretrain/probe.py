@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from rich.console import Console
 from rich.table import Table
 from safetensors.torch import load_file, save_file
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -33,8 +34,9 @@ from vea.data.loaders import eval_loader
 from vea.data.sample import LabelField
 from vea.data.shards import read_index
 from vea.errors import VeaError, command, did_you_mean
+from vea.metrics import concordance
 from vea.models.backbone import build_encoder, sincos_positions
-from vea.models.weights import encoder_form, load_encoder_weights, read_weight_file
+from vea.models.weights import encoder_form, encoder_part, load_encoder_weights, read_weight_file
 from vea.training.checkpoint import find_weights, load_weights, write_text
 
 DECAYS = [10.0**power for power in range(-5, 3)]  # on standardised features, for the mean loss
@@ -72,29 +74,22 @@ class Source:
         return encoder.requires_grad_(False).eval()
 
 
-def _encoder_part(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    for prefix in ("model.mim.encoder.", "encoder."):
-        found = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
-        if found:
-            return found
-    return weights
-
-
 def open_source(path: Path) -> Source:
     """Returns the encoder of a run, of a folder of ``vea import-weights``, or of a file with timm's names."""
     if path.is_file():
-        weights = _encoder_part(read_weight_file(path))
+        weights = read_weight_file(path)
+        weights = encoder_part(weights) or weights
         form, image_size = encoder_form(weights, where=str(path))
         rows: dict[str, dict[str, Tensor] | None] = {"file": weights, "untrained": None}
-        return Source(EncoderConfig(**form), image_size, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225], rows)
+        return Source(EncoderConfig(**form), image_size, list(IMAGENET_DEFAULT_MEAN), list(IMAGENET_DEFAULT_STD), rows)
     folder = find_weights(path, prefer="final")
     weights, state = load_weights(folder)
     task = state.get("task", {})
     if "encoder" not in task or task["encoder"]["name"].startswith("vea_"):
         raise VeaError(f"{path} has no Vision Transformer to probe; give a run of pretrain/train.py or a weight file")
-    rows = {"last": _encoder_part(weights)}
+    rows = {"last": encoder_part(weights)}
     if (folder / "ema.safetensors").is_file():
-        rows["ema"] = _encoder_part(load_weights(folder, ema=True)[0])
+        rows["ema"] = encoder_part(load_weights(folder, ema=True)[0])
     rows["untrained"] = None
     return Source(EncoderConfig(**task["encoder"]), task["image_size"], task["mean"], task["std"], rows)
 
@@ -111,12 +106,12 @@ def _digest(weights: dict[str, Tensor] | None, *words: object) -> str:
 
 @torch.inference_mode()
 def features(encoder: VisionTransformer, config: ExpressionConfig, source: Source, *, split: str, data: str,
-             workers_batch: int) -> dict[str, Tensor]:  # fmt: skip
+             batch_size: int) -> dict[str, Tensor]:  # fmt: skip
     """Returns ``features`` (N, 2 D) [class token, mean of the patch tokens] and ``label.NAME`` (N,) of a split."""
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (source.mean, source.std))
     rows: dict[str, list[Tensor]] = {}
     batches = eval_loader(config, views="classify", refs=[DatasetRef(path=data, split=split)],
-                          batch_size=workers_batch, rank=0, world_size=1)  # fmt: skip
+                          batch_size=batch_size, rank=0, world_size=1)  # fmt: skip
     for batch in batches:
         valid = batch["valid"]
         tokens = encoder.forward_features((batch["image"].float() / 255 - mean) / std)
@@ -165,10 +160,7 @@ def fit_ridge(x: Tensor, y: Tensor, *, ridge: float) -> Tensor:
 
 def ccc(prediction: Tensor, target: Tensor) -> float:
     """Returns the concordance correlation coefficient (Lin 1989) of two (N,) vectors."""
-    p, t = prediction.double(), target.double()
-    covariance = ((p - p.mean()) * (t - t.mean())).mean()
-    spread = p.var(unbiased=False) + t.var(unbiased=False) + (p.mean() - t.mean()).square()
-    return float(2 * covariance / spread.clamp(min=1e-12))
+    return float(concordance(torch.stack([prediction, target], 1).double().numpy()[None])[0])
 
 
 def neighbours(train: Split, x: Tensor, *, k: int, classes: int | None) -> Tensor:
@@ -296,7 +288,7 @@ def probe(path: Path, *, data: str, targets: list[str], image_size: int | None, 
         file = cache / f"{_digest(source.weights[row], *words)}.safetensors"
         if not file.is_file():
             encoder = source.build(row, image_size=size)
-            made = features(encoder, config, source, split=split, data=data, workers_batch=batch_size)
+            made = features(encoder, config, source, split=split, data=data, batch_size=batch_size)
             cache.mkdir(parents=True, exist_ok=True)
             save_file({name: value.contiguous() for name, value in made.items()}, file.with_suffix(".part"))
             file.with_suffix(".part").replace(file)

@@ -123,7 +123,7 @@ class RuntimeConfig(Section):
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = Field(None, ge=1, description="torch threads per process on a CPU")
-    timeout_s: float = Field(600.0, gt=0, description="a collective that hangs longer ends the job and names the rank")
+    timeout_s: float = Field(600.0, gt=0, description="a collective that hangs longer ends the job")
 
 
 class EncoderConfig(Section):

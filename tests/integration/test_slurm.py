@@ -10,8 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-
-from tests.integration.test_distributed import records
+from test_distributed import records
 
 NEEDED = ("slurmctld", "slurmd", "munged", "sbatch")
 missing = [name for name in NEEDED if shutil.which(name) is None]

@@ -10,7 +10,7 @@ from vea.compare_cli import compare, leaderboard, mcnemar
 from vea.config import AttributesConfig
 from vea.data.sample import LabelField
 from vea.errors import VeaError
-from vea.losses.affect import balanced_cross_entropy, ccc_loss, class_weights, concordance, multilabel_loss
+from vea.losses.affect import ccc_loss, class_weights, concordance, multilabel_loss
 from vea.losses.classification import soft_cross_entropy
 from vea.metrics import MultilabelMetrics, ValueMetrics
 from vea.robustness import CORRUPTIONS, corrupt, fit_temperature, reliability
@@ -78,8 +78,8 @@ def test_label_sets_mask_missing_rows(asymmetric):
 def test_imbalance_options_do_what_they_say():
     logits, rows = torch.randn(6, 3), torch.eye(3).repeat(2, 1)
     plain = soft_cross_entropy(logits, rows)
-    torch.testing.assert_close(balanced_cross_entropy(logits, rows), plain)
-    assert balanced_cross_entropy(logits, rows, gamma=2.0) < plain
+    torch.testing.assert_close(soft_cross_entropy(logits, rows), plain)
+    assert soft_cross_entropy(logits, rows, gamma=2.0) < plain
     counts = torch.tensor([80.0, 10, 0])
     weights = class_weights(counts, method="balanced")
     assert weights[1] / weights[0] == pytest.approx(8) and weights[2] == 0

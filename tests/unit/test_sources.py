@@ -658,6 +658,15 @@ def test_folders_without_splits_are_cut_inside_each_query_folder(tmp_path):
     assert found["val"].popitem()[1].labels["emotion"] in ("anger", "joy")
 
 
+@pytest.mark.parametrize("count", [37, 50, 90])
+def test_no_picture_is_in_two_splits_or_none(tmp_path, count):
+    """80:5:15 of fifty: 0.8 + 0.05 is more than 0.85, and rounds to another edge."""
+    for i in range(count):
+        put(tmp_path / "awe" / f"{i}.jpg", picture(0))
+    found = [key.split("__")[-1] for split in ("train", "val", "test") for key in read_all("fi", tmp_path, split)]
+    assert sorted(found, key=int) == [str(i) for i in range(count)]
+
+
 def test_caer_s_takes_validation_out_of_the_official_test_set(tmp_path):
     for split, count in (("train", 5), ("test", 50)):
         for i in range(count):

@@ -142,7 +142,7 @@ def _stack(arrays: Sequence[np.ndarray]) -> torch.Tensor:
 
 
 _MADV_POPULATE_WRITE = 23  # Linux 5.14 and later; elsewhere the call fails and pages come one fault at a time
-_libc = ctypes.CDLL(None, use_errno=True)
+_libc = ctypes.CDLL(None)
 
 
 def _populate(storage: torch.UntypedStorage) -> None:

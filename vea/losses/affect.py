@@ -54,21 +54,3 @@ def class_weights(counts: Tensor, *, method: str) -> Tensor:
     weights = torch.where(counts > 0, 1 / amount.clamp(min=1e-12), 0.0)
     return (weights * counts.sum() / (weights * counts).sum().clamp(min=1e-12)).float()
 
-
-def balanced_cross_entropy(
-    logits: Tensor, targets: Tensor, *, weights: Tensor | None = None, prior: Tensor | None = None, gamma: float = 0.0
-) -> Tensor:
-    """Returns cross-entropy of (B, C) logits against soft targets (B, C), over B, with help for rare classes.
-
-    Args:
-        logits: (B, C).
-        targets: (B, C) masses; a row of zeros has no label.
-        weights: (C,) of ``class_weights``.
-        prior: (C,) tau times log class frequencies, added to the logits (Menon et al. 2021, logit adjustment).
-        gamma: of the focal loss (Lin et al. 2017); 0 is plain cross-entropy.
-    """
-    log_p = F.log_softmax(logits.float() if prior is None else logits.float() + prior, dim=1)
-    cost = -targets * log_p
-    if gamma:
-        cost = cost * (1 - log_p.exp()) ** gamma
-    return (cost if weights is None else cost * weights).sum() / len(logits)

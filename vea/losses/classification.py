@@ -31,13 +31,26 @@ def soft_targets(labels: Tensor, *, field: LabelField, smoothing: float = 0.0) -
     return rows * known[:, None]
 
 
-def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+def soft_cross_entropy(
+    logits: Tensor, targets: Tensor, *, weights: Tensor | None = None, prior: Tensor | None = None, gamma: float = 0.0
+) -> Tensor:
     """Returns the summed cross-entropy of (B, C) logits against (B, C) soft targets, divided by B; fp32 scalar.
 
     The divisor is the batch, not the number of labelled rows: the mean over micro-batches and ranks is then the loss
     of the global batch, however the missing labels fall.
+
+    Args:
+        logits: (B, C).
+        targets: (B, C) masses; a row of zeros has no label.
+        weights: (C,) of ``vea.losses.affect.class_weights``, for rare classes.
+        prior: (C,) tau times log class frequencies, added to the logits (Menon et al. 2021, logit adjustment).
+        gamma: of the focal loss (Lin et al. 2017); 0 is off.
     """
-    return -(targets * F.log_softmax(logits.float(), dim=1)).sum() / len(logits)
+    log_p = F.log_softmax(logits.float() if prior is None else logits.float() + prior, dim=1)
+    cost = targets * log_p
+    if gamma:
+        cost = cost * (1 - log_p.exp()) ** gamma
+    return -(cost if weights is None else cost * weights).sum() / len(logits)
 
 
 def mix_images(images: Tensor, *, mixup: float, cutmix: float) -> tuple[Tensor, Tensor, Tensor]:

@@ -29,8 +29,8 @@ class LinearHeads(nn.Module):
 class AttributeHeads(LinearHeads):
     """Linear heads whose first one is helped by the others: what they predict is added to its logits by a small net.
 
-    EmoSet's attribute module (Yang et al. 2023, section 5) in its plainest form. The net's last layer starts at zero:
-    training starts as without the module.
+    A form of vea's own: EmoSet's paper has an attribute module, whose form we do not know. The net's last layer starts
+    at zero: training starts as without the module.
     """
 
     def __init__(self, features: int, *, kinds: Mapping[str, str], classes: Mapping[str, int], drop_rate: float = 0.0):

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
@@ -73,6 +74,15 @@ def import_mae(state_dict: StateDict) -> StateDict:
         own = name.startswith(("encoder.", "decoder_", "mask_token"))
         renamed[name if own else f"encoder.{name}"] = value
     return renamed
+
+
+def encoder_part(weights: StateDict) -> StateDict:
+    """Returns the encoder of a run's weights under timm's names; empty where they are no run's."""
+    for prefix in ("model.mim.encoder.", "encoder."):
+        found = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+        if found:
+            return found
+    return {}
 
 
 def load_encoder_weights(encoder: VisionTransformer, state_dict: StateDict, *, where: str) -> None:
@@ -185,10 +195,9 @@ def import_weights(
         weights = {name.replace("register_tokens", "reg_token"): value for name, value in weights.items()}
         left_out = (*_NOT_ENCODER, "head_dist.")
         weights = {f"encoder.{name}": value for name, value in weights.items() if not name.startswith(left_out)}
-    encoder = {n.removeprefix("encoder."): value for n, value in weights.items() if n.startswith("encoder.")}
-    form, image_size = encoder_form(encoder, where=str(file), heads=heads)
+    form, image_size = encoder_form(encoder_part(weights), where=str(file), heads=heads)
     metadata: dict[str, Any] = {"task": {"encoder": form, "image_size": image_size, "channels": 3,
-                                         "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]},
+                                         "mean": list(IMAGENET_DEFAULT_MEAN), "std": list(IMAGENET_DEFAULT_STD)},
                                 "imported": {"kind": kind, "file": Path(file).name}}  # fmt: skip
     if "decoder_embed.weight" in weights:
         width = weights["decoder_embed.weight"].shape[0]
@@ -217,11 +226,9 @@ def export_timm(run: str | Path, out: str | Path, *, ema: bool = False) -> str:
     weights, state = load_weights(run, ema=ema)
     task = state.get("task", state)
     form = task.get("encoder") or {}
-    prefixes = ("model.mim.encoder.", "encoder.")
-    prefix = next((p for p in prefixes if any(name.startswith(p) for name in weights)), None)
-    if prefix is None or form.get("name", "vea_").startswith("vea_"):
-        raise VeaError(f"{run} holds no encoder of timm; `vea export --to timm` is for runs with a timm model.encoder")
-    encoder = {n.removeprefix(prefix): value.contiguous() for n, value in weights.items() if n.startswith(prefix)}
+    encoder = {name: value.contiguous() for name, value in encoder_part(weights).items()}
+    if not encoder or form.get("name", "vea_").startswith("vea_"):
+        raise VeaError(f"{run} holds no encoder of timm; export_timm is for runs with a timm model.encoder")
     out = Path(out)
     out = out if out.suffix == ".safetensors" else out.with_name(f"{out.name}.safetensors")
     args = {"img_size": task["image_size"], "num_classes": 0, **form["args"]}

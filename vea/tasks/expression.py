@@ -10,6 +10,7 @@ from typing import Any
 
 import timm
 import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import resample_abs_pos_embed
 from timm.models import group_parameters
 from timm.models.vision_transformer import VisionTransformer
@@ -20,15 +21,15 @@ from vea.config import ClassifierConfig, ExpressionConfig
 from vea.data.sample import LabelField
 from vea.errors import VeaError, did_you_mean
 from vea.labels import check_same_classes
-from vea.losses.affect import balanced_cross_entropy, ccc_loss, class_weights, multilabel_loss
-from vea.losses.classification import mix_images, mix_targets, soft_targets
+from vea.losses.affect import ccc_loss, class_weights, multilabel_loss
+from vea.losses.classification import mix_images, mix_targets, soft_cross_entropy, soft_targets
 from vea.metrics import ClassificationMetrics, MultilabelMetrics, ValueMetrics
 from vea.models.heads import AttributeHeads, LinearHeads, pool_tokens
 from vea.models.networks import build_network
 from vea.tasks.base import Batch, Task
 
 # Statistics of a network that starts from scratch; weights that come with their own (init_from) bring them along.
-STATISTICS = {1: ([0.508], [0.255]), 3: ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])}  # FER2013 train; ImageNet
+STATISTICS = {1: ([0.508], [0.255]), 3: (list(IMAGENET_DEFAULT_MEAN), list(IMAGENET_DEFAULT_STD))}  # 1: FER2013 train
 LAST_BLOCKS = 2  # what `model.train: last_blocks` trains, beside the heads
 
 
@@ -266,7 +267,7 @@ class ExpressionTask(Task):
         if kind == "multilabel":
             return multilabel_loss(logits, target, asymmetric=imbalance.asymmetric)
         weights, prior = (getattr(self, f"{what}_{name}", None) for what in ("class_weights", "prior"))
-        return balanced_cross_entropy(logits, target, weights=weights, prior=prior, gamma=imbalance.focal)
+        return soft_cross_entropy(logits, target, weights=weights, prior=prior, gamma=imbalance.focal)
 
     def forward(self, batch: Batch, *, step: int) -> dict[str, Tensor]:
         """Returns the weighted loss and the loss of each target for one micro-batch."""

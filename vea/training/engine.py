@@ -292,7 +292,7 @@ class _Run:
 
     def validated(self, metrics: dict[str, float], ema: Ema | None) -> None:
         """Keeps the weights in ``best/`` when the validation metric of the config improved."""
-        self.metrics = metrics
+        self.metrics, self.owes_validation = metrics, False
         name = getattr(self.config, "select_by", None)
         if name is None:
             return

@@ -25,35 +25,18 @@ class ImageFolder(Source):
 
     options = {"field": "label", "divide": {}}  # noqa: RUF012
 
-    def _divided(self, root: Path) -> dict[str, dict[str, float]]:
-        shipped = all(any((root / name).is_dir() for name in _FOLDERS[split]) for split in self.card.splits)
-        return {} if shipped else self.option["divide"]
+    def _place(self, root: Path, split: str) -> tuple[Path | None, dict[str, float]]:
+        """Returns (folder with the classes of a split, shares it is cut into; none where it is all the split's)."""
+        shipped = all(any((root / name).is_dir() for name in _FOLDERS[wanted]) for wanted in self.card.splits)
+        if self.option["divide"] and not shipped:
+            for name, shares in self.option["divide"].items():
+                if split in shares and (root / name).is_dir():
+                    return root / name, shares
+            return None, {}
+        return next((root / name for name in _FOLDERS[split] if (root / name).is_dir()), None), {}
 
     def _folder(self, root: Path, split: str) -> Path | None:
-        for name, shares in self._divided(root).items():
-            if split in shares and (root / name).is_dir():
-                return root / name
-        if self._divided(root):
-            return None
-        return next((root / name for name in _FOLDERS[split] if (root / name).is_dir()), None)
-
-    def _cut(self, root: Path, split: str, paths: list[Path]) -> list[Path]:
-        """Returns the share of ``split`` among the pictures of its folder, group by innermost folder."""
-        folder = self._folder(root, split)
-        shares = next((s for name, s in self._divided(root).items() if root / name == folder and split in s), None)
-        if shares is None:
-            return paths
-        groups: dict[Path, list[Path]] = {}
-        for path in paths:
-            groups.setdefault(path.parent, []).append(path)
-        order = list(shares)
-        before = sum(shares[name] for name in order[: order.index(split)]) / sum(shares.values())
-        after = before + shares[split] / sum(shares.values())
-        kept = []
-        for group in groups.values():
-            group.sort(key=lambda path: (hash_of(path.name), path.name))
-            kept += group[round(before * len(group)) : round(after * len(group))]
-        return kept
+        return self._place(root, split)[0]
 
     def splits(self, root: Path) -> list[str]:
         """Returns those of train, val and test that have a folder."""
@@ -88,7 +71,7 @@ class ImageFolder(Source):
 
     def records(self, root: Path, split: str) -> Iterable[tuple[str, Any]]:
         """Returns (split__class__stem, path); of a stem that a class holds twice the key keeps the suffix."""
-        folder = self._folder(root, split)
+        folder, shares = self._place(root, split)
         if folder is None:
             return []
         paths = [
@@ -98,7 +81,8 @@ class ImageFolder(Source):
             and path.is_file()
             and not any(part.startswith(".") for part in path.relative_to(folder).parts)
         ]
-        paths = self._cut(root, split, paths)
+        if shares:
+            paths = cut(paths, shares=shares, split=split)
         names = [path.relative_to(folder).as_posix() for path in paths]
         stems = [name[: -len(path.suffix)] for name, path in zip(names, paths, strict=True)]
         count = Counter(stems)
@@ -109,3 +93,20 @@ class ImageFolder(Source):
         """Returns one image; its class is the first folder below the split."""
         name = record.relative_to(self._folder(root, split) or root).parts[0]
         return image_sample(record, key=key, split=split, source=self.card.name, labels={self.option["field"]: name})
+
+
+def cut(paths: Iterable[Path], *, shares: dict[str, float], split: str) -> list[Path]:
+    """Returns the share of ``split`` in each innermost folder; every picture is in one split, ordered by a hash."""
+    groups: dict[Path, list[Path]] = {}
+    for path in paths:
+        groups.setdefault(path.parent, []).append(path)
+    total = sum(shares.values())
+    # both edges of a split are the same numbers as its neighbours': a sum of fractions would round apart
+    edges = [sum(list(shares.values())[:i]) / total for i in range(len(shares) + 1)]
+    first = list(shares).index(split)
+    kept = []
+    for group in groups.values():
+        group.sort(key=lambda path: (hash_of(path.name), path.name))
+        low, high = (round(edge * len(group)) for edge in edges[first : first + 2])
+        kept += group[low:high]
+    return kept
