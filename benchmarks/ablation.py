@@ -74,7 +74,7 @@ def measure(arm: str, seed: int, given: argparse.Namespace) -> dict[str, float]:
     """Returns one arm's columns for one seed: pretrain, probe, fine-tune, each unless it is done."""
     folder = given.out / f"{''.join(c if c.isalnum() else '-' for c in arm)}-s{seed}"
     budget = [f"train.steps={given.steps}", f"train.warmup_steps={given.steps // 8}"]
-    common = [f"out={folder}", "name=ablation", f"seed={seed}", "data.val=[]", "runtime.threads=2"]
+    common = [f"out={folder}", "name=ablation", f"seed={seed}", "data.val=[]", f"runtime.threads={given.threads}"]
     if not (folder / "final" / "state.json").is_file():
         run("pretrain/train.py", given.config, *common, *budget, *ARMS[arm], *given.overrides)
     values = probe_columns(folder, folder, given)
@@ -85,7 +85,8 @@ def measure(arm: str, seed: int, given: argparse.Namespace) -> dict[str, float]:
         form = [f"model.encoder.name={encoder.name}", f"model.encoder.args={json.dumps(encoder.args)}"]
         steps = [f"train.steps={given.tune_steps}", f"train.warmup_steps={given.tune_steps // 10}",
                  f"train.eval_every={max(1, given.tune_steps // 2)}", f"augment.image_size={size}"]  # fmt: skip
-        data = [f"data.train.0.path={given.faces}", f"data.val.0.path={given.faces}", "runtime.threads=2"]
+        data = [f"data.train.0.path={given.faces}", f"data.val.0.path={given.faces}",
+                f"runtime.threads={given.threads}"]
         run("finetune/expression.py", given.tune_config, f"out={tuned}", "name=ablation-tuned", f"seed={seed}",
             f"train.init_from={folder}", *form, *steps, *data)  # fmt: skip
         run("finetune/evaluate.py", str(tuned), "--split", "test")
@@ -128,6 +129,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--anchor", type=Path, nargs="*", default=[], help="timm weight files, probed at --anchor-size")
     parser.add_argument("--anchor-size", type=int, default=98)
     parser.add_argument("--quick", action="store_true", help="8 steps on drawn scenes: shows that every stage works")
+    parser.add_argument("--threads", type=int, default=2, help="of every run")
     parser.add_argument("--out", type=Path, default=Path("runs/ablation"))
     parser.add_argument("--json", type=Path)
     parser.add_argument("--set", dest="overrides", nargs="*", default=[], metavar="a.b=c", help="for every pretraining")
