@@ -85,8 +85,11 @@ def measure(arm: str, seed: int, given: argparse.Namespace) -> dict[str, float]:
         form = [f"model.encoder.name={encoder.name}", f"model.encoder.args={json.dumps(encoder.args)}"]
         steps = [f"train.steps={given.tune_steps}", f"train.warmup_steps={given.tune_steps // 10}",
                  f"train.eval_every={max(1, given.tune_steps // 2)}", f"augment.image_size={size}"]  # fmt: skip
-        data = [f"data.train.0.path={given.faces}", f"data.val.0.path={given.faces}",
-                f"runtime.threads={given.threads}"]
+        data = [
+            f"data.train.0.path={given.faces}",
+            f"data.val.0.path={given.faces}",
+            f"runtime.threads={given.threads}",
+        ]
         run("finetune/expression.py", given.tune_config, f"out={tuned}", "name=ablation-tuned", f"seed={seed}",
             f"train.init_from={folder}", *form, *steps, *data)  # fmt: skip
         run("finetune/evaluate.py", str(tuned), "--split", "test")
