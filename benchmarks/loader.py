@@ -43,7 +43,8 @@ from vea.config import AugmentConfig, DataConfig, DatasetRef, PretrainConfig, Tr
 from vea.data import synthetic
 from vea.data.loaders import train_loader
 from vea.data.sample import Sample
-from vea.data.shards import ShardReader, write_dataset
+from vea.data.shards import ShardReader
+from vea.data.writer import write_dataset
 from vea.errors import VeaError, command
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -3,10 +3,11 @@
     python datasets/prepare.py --list
     python datasets/prepare.py fer2013plus --root RAW --out data/fer2013plus
     python datasets/prepare.py synthetic --count 2000 --out data/synthetic
+    python datasets/prepare.py emoset --root RAW --out data/emoset --part 3/16     # one of 16 jobs; in any order
 
 The cards beside this file (cards/NAME.yaml) say what a set is, how to obtain it and what it may be used for. Without
 --root the raw folder is $VEA_DATA/<folder of the card>. The result is whole or not there; the same input and options
-give the same bytes.
+give the same bytes, in one job or in parts. A command that was killed goes on where it stopped when it is run again.
 """
 
 from __future__ import annotations
@@ -17,11 +18,25 @@ import sys
 from pathlib import Path
 
 from vea.data.cards import Card, count_warnings, find_card
-from vea.data.shards import Index, write_dataset
+from vea.data.shards import Index
 from vea.data.sources import make_source
+from vea.data.writer import write_part
 from vea.errors import VeaError, command
 
 CARDS = Path(__file__).resolve().parent / "cards"
+
+
+def usable_cores() -> int:
+    """Returns the cores that this process may use: a batch system gives fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def part(text: str) -> tuple[int, int]:
+    """Returns (I, N) of ``I/N``."""
+    number, _, parts = text.partition("/")
+    if not (number.isdigit() and parts.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not I/N, such as 3/16")
+    return int(number), int(parts)
 
 
 def arguments_of(argv: list[str]) -> argparse.Namespace:
@@ -35,6 +50,9 @@ def arguments_of(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--quality", type=int, default=90, metavar="Q", help="of the JPEGs that have to be made (90)")
     parser.add_argument("--limit", type=int, metavar="N", help="at most N samples of every split")
     parser.add_argument("--shard-size", type=int, default=1000, metavar="N", help="samples per shard (1000)")
+    parser.add_argument("--jobs", type=int, metavar="N", default=usable_cores(), help="processes (the cores there are)")
+    parser.add_argument("--part", type=part, metavar="I/N", default=(1, 1), help="only the I-th of N parts: "
+                        "the last one to end puts the data set in place")  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="replace the data set that --out already holds")
     parser.add_argument("--count", type=int, metavar="N", help="synthetic: scenes to draw over all splits")
     parser.add_argument("--seed", type=int, metavar="N", help="synthetic: other scenes")
@@ -71,16 +89,17 @@ def raw_folder(card: Card, root: Path | None) -> Path:
     return root
 
 
-def prepare(card: Card, root: Path, arguments: argparse.Namespace) -> Index:
-    """Returns the index of the shards written to ``--out``."""
+def prepare(card: Card, root: Path, arguments: argparse.Namespace) -> Index | None:
+    """Returns the index of the data set in ``--out``, None where other parts of it are still to be written."""
     source = make_source(card)
     fields = source.fields(root)
     splits = source.splits(root)
     for line in source.warnings:
         print(line, file=sys.stderr)
-    return write_dataset(
-        {split: source.samples(root, split, limit=arguments.limit) for split in splits},
+    return write_part(
+        {split: source.to_write(root, split, limit=arguments.limit) for split in splits},
         arguments.out,
+        part=arguments.part,
         name=card.name if card.name != "image_folder" else arguments.out.resolve().name,
         title=card.title,
         fields=fields,
@@ -90,7 +109,7 @@ def prepare(card: Card, root: Path, arguments: argparse.Namespace) -> Index:
         max_side=arguments.max_side,
         quality=arguments.quality,
         overwrite=arguments.overwrite,
-        expected={} if arguments.limit else card.splits,
+        jobs=arguments.jobs,
     )
 
 
@@ -118,6 +137,8 @@ def main(argv: list[str]) -> int:
         raise VeaError(f"--limit must be 1 or more (got {arguments.limit})")
     root = raw_folder(card, arguments.root) if make_source(card).needs_root else Path()
     index = prepare(card, root, arguments)
+    if index is None:
+        return 0
     found = {split: entry["samples"] for split, entry in index.splits.items()}
     for entry in index.raw["skipped"]:  # found, though not written
         found[entry["split"]] = found.get(entry["split"], 0) + 1

@@ -18,7 +18,8 @@ from vea.config import AugmentConfig, DataConfig, DatasetRef, ExpressionConfig, 
 from vea.data import loader_cli
 from vea.data.loaders import EvalPlaces, eval_loader, train_loader
 from vea.data.sample import LabelField, Sample
-from vea.data.shards import read_index, write_dataset
+from vea.data.shards import read_index
+from vea.data.writer import write_dataset
 from vea.errors import VeaError
 
 FIELDS = {

@@ -9,8 +9,8 @@ import torch
 
 from vea.config import EncoderConfig
 from vea.data.sample import LabelField
-from vea.data.shards import write_dataset
 from vea.data.synthetic import FIELDS, samples
+from vea.data.writer import write_dataset
 from vea.errors import VeaError
 from vea.models.backbone import build_encoder
 from vea.training.checkpoint import save_weights

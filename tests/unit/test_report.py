@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from vea.data import synthetic
-from vea.data.shards import write_dataset
+from vea.data.writer import write_dataset
 from vea.errors import VeaError
 from vea.report import caption_of, group_names, read_metrics, read_thumbnails, worst_errors, write_report
 

@@ -2,8 +2,10 @@ import errno
 import io
 import json
 import multiprocessing
+import os
 import pickle
 import shutil
+import signal
 import tarfile
 from pathlib import Path
 
@@ -12,11 +14,12 @@ import pytest
 import webdataset
 from PIL import Image
 
-from vea.data import shards
+from vea.data import shards, writer
 from vea.data.sample import LabelField, Sample
-from vea.data.shards import ShardReader, Skipped, read_index, safe_key, write_dataset
+from vea.data.shards import ShardReader, read_index
 from vea.data.shards_cli import check, label_counts
 from vea.data.shards_cli import main as shards_main
+from vea.data.writer import Records, Skipped, safe_key, write_dataset, write_part
 from vea.errors import RunError, VeaError
 
 FIELDS = {
@@ -62,7 +65,7 @@ def write(out, splits=None, **options):
         "shard_size": 4,
         **options,
     }
-    return write_dataset(splits, out, **options)
+    return (write_part if "part" in options else write_dataset)(splits, out, **options)
 
 
 def left_behind(folder: Path) -> list[str]:
@@ -332,12 +335,12 @@ def test_reencoding_shows_the_image_upright(tmp_path):
 def test_sixteen_bits_and_transparency_become_eight_bit_pictures():
     grey = io.BytesIO()
     Image.fromarray((np.arange(64 * 32, dtype=np.uint16) * 32).reshape(32, 64)).save(grey, "PNG")
-    ready = shards.prepare_image(sample(0, image=grey.getvalue()), max_side=32, quality=95)
+    ready = writer.prepare_image(sample(0, image=grey.getvalue()), max_side=32, quality=95)
     values = np.asarray(Image.open(io.BytesIO(ready.image)))
     assert values.min() < 12 and values.max() > 240, "scaled, not clipped"
     clear = io.BytesIO()
     Image.new("RGBA", (64, 32), (255, 0, 0, 0)).save(clear, "PNG")
-    ready = shards.prepare_image(sample(0, image=clear.getvalue()), max_side=32, quality=95)
+    ready = writer.prepare_image(sample(0, image=clear.getvalue()), max_side=32, quality=95)
     assert np.asarray(Image.open(io.BytesIO(ready.image))).min() > 250, "transparent is white"
 
 
@@ -372,14 +375,101 @@ def test_foreign_folder_and_file_are_never_touched(tmp_path):
 
 
 def test_second_writer_is_refused(tmp_path):
-    def while_writing():
-        yield sample(0)
-        with pytest.raises(VeaError, match="another process is writing"):
-            write(tmp_path / "set")
-        yield sample(1)
+    def while_writing(i):
+        if i == 1:
+            with pytest.raises(VeaError, match="another process is writing"):
+                write(tmp_path / "set")
+        return sample(i)
 
-    assert write(tmp_path / "set", {"train": while_writing()}).splits["train"]["samples"] == 2
+    records = Records(["s0000", "s0001"], while_writing)
+    assert write(tmp_path / "set", {"train": records}).splits["train"]["samples"] == 2
     assert left_behind(tmp_path) == ["set"]
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def counted(splits, loaded: list[str], *, dies_at: str = ""):
+    """Records that note what was loaded; the one with the key ``dies_at`` kills its process."""
+
+    def of(samples):
+        def load(i):
+            if samples[i].key == dies_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            loaded.append(samples[i].key)
+            return samples[i]
+
+        return Records([sample.key for sample in samples], load)
+
+    return {split: of(samples) for split, samples in splits.items()}
+
+
+def example_splits():
+    """Three shards of train, of which one has a hole, and one of val."""
+    train = [sample(i) if i != 5 else sample(i, image=b"") for i in range(10)]
+    return {"train": train, "val": [sample(i) for i in range(10, 13)]}
+
+
+def test_processes_and_parts_write_the_same_bytes(tmp_path):
+    alone = write(tmp_path / "alone", example_splits())
+    assert [shard["samples"] for shard in alone.splits["train"]["shards"]] == [4, 3, 2], "records decide, not luck"
+    write(tmp_path / "jobs", example_splits(), jobs=3)
+    assert files_of(tmp_path / "jobs") == files_of(tmp_path / "alone")
+    for part in (3, 1, 1, 2):  # in any order; one of them twice
+        assert not (tmp_path / "parts").exists(), "seen only when it is whole"
+        index = write(tmp_path / "parts", example_splits(), part=(part, 3))
+        assert (index is None) == (part != 2)
+    assert files_of(tmp_path / "parts") == files_of(tmp_path / "alone")
+    assert left_behind(tmp_path) == ["alone", "jobs", "parts"]
+
+
+def test_a_killed_run_goes_on_where_it_was(tmp_path):
+    write(tmp_path / "whole", example_splits())
+    life = multiprocessing.get_context("fork").Process(
+        target=lambda: write(tmp_path / "set", counted(example_splits(), [], dies_at="s0009"))
+    )
+    life.start()
+    life.join()
+    assert life.exitcode == -signal.SIGKILL and not (tmp_path / "set").exists()
+    loaded: list[str] = []
+    write(tmp_path / "set", counted(example_splits(), loaded))
+    assert loaded == ["s0008", "s0009", "s0010", "s0011", "s0012"], "two complete shards are not read again"
+    assert files_of(tmp_path / "set") == files_of(tmp_path / "whole"), "the hole of the first life is still listed"
+    assert left_behind(tmp_path) == ["set", "whole"]
+
+
+def test_a_killed_writing_process_is_one_sentence(tmp_path):
+    with pytest.raises(RunError, match="a writing process was killed"):
+        write(tmp_path / "set", counted(example_splits(), [], dies_at="s0009"), jobs=2)
+    assert write(tmp_path / "set", counted(example_splits(), []), jobs=2).splits["train"]["samples"] == 9
+
+
+def test_other_options_start_anew_and_other_parts_are_refused(tmp_path):
+    write(tmp_path / "set", example_splits(), part=(1, 2))
+    with pytest.raises(VeaError, match="parts of another preparation"):
+        write(tmp_path / "set", example_splits(), part=(2, 2), quality=50)
+    with pytest.raises(VeaError, match="no part 3 of 2"):
+        write(tmp_path / "set", example_splits(), part=(3, 2))
+    loaded: list[str] = []
+    write(tmp_path / "set", counted(example_splits(), loaded), quality=50)
+    assert len(loaded) == 13 and left_behind(tmp_path) == ["set"]
+
+
+def test_two_parts_that_end_together_make_one_data_set(tmp_path):
+    context = multiprocessing.get_context("fork")
+    parts = [
+        context.Process(target=lambda part=part: write(tmp_path / "set", example_splits(), part=(part, 4)))
+        for part in (1, 2, 3, 4)
+    ]
+    for part in parts:
+        part.start()
+    for part in parts:
+        part.join()
+    assert [part.exitcode for part in parts] == [0] * 4
+    write(tmp_path / "alone", example_splits())
+    assert files_of(tmp_path / "set") == files_of(tmp_path / "alone")
+    assert left_behind(tmp_path) == ["alone", "set"]
 
 
 def test_rest_of_a_killed_run_is_cleared(tmp_path):
@@ -391,25 +481,44 @@ def test_rest_of_a_killed_run_is_cleared(tmp_path):
     assert not (tmp_path / "set" / "train-000007.tar").exists()
 
 
-def test_full_disk_leaves_nothing(tmp_path, monkeypatch):
+def test_full_disk_keeps_whole_shards_and_the_next_run_goes_on(tmp_path, monkeypatch):
     written = 0
-    real = shards._ShardWriter._write
+    real = writer._ShardWriter._write
 
     def until_full(self, data):
         nonlocal written
         written += len(data)
-        if written > 8000:
+        if written > 15_000:
             raise OSError(errno.ENOSPC, "No space left on device")
         real(self, data)
 
-    monkeypatch.setattr(shards._ShardWriter, "_write", until_full)
-    with pytest.raises(RunError, match="no space left on the disk") as caught:
-        write(tmp_path / "set")
+    with monkeypatch.context() as patch:
+        patch.setattr(writer._ShardWriter, "_write", until_full)
+        with pytest.raises(RunError, match=r"no space left on the disk for .*; 1 complete shards are kept") as caught:
+            write(tmp_path / "set", example_splits())
     assert caught.value.exit_code == 1
-    assert left_behind(tmp_path) == []
+    assert left_behind(tmp_path) == [".set.partial"]
+    assert sorted(path.name for path in (tmp_path / ".set.partial").iterdir()) == [
+        ".plan", "train-000000.idx", "train-000000.tar"
+    ]  # fmt: skip
+    write(tmp_path / "set", example_splits())
+    write(tmp_path / "whole", example_splits())
+    assert files_of(tmp_path / "set") == files_of(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("options", [{"shard_size": 0}, {"quality": 0}, {"quality": 101}, {"max_side": 0}])
+def test_images_too_large_are_refused_before_decoding(tmp_path, monkeypatch):
+    huge = io.BytesIO()
+    Image.new("1", (30_000, 30_000)).save(huge, "PNG")
+    long = io.BytesIO()
+    Image.new("1", (30_000, 10)).save(long, "PNG")
+    samples = [sample(0, image=data.getvalue()) for data in (huge, long)]
+    monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded"))
+    for large in samples:
+        with pytest.raises(ValueError, match=r"refused before decoding|exceeds limit"):
+            writer.prepare_image(large, max_side=512, quality=90)
+
+
+@pytest.mark.parametrize("options", [{"shard_size": 0}, {"quality": 0}, {"quality": 101}, {"max_side": 0}, {"jobs": 0}])
 def test_options_out_of_range(tmp_path, options):
     with pytest.raises(VeaError, match="sizes start at 1"):
         write(tmp_path / "set", **options)

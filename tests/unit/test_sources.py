@@ -16,10 +16,11 @@ from PIL import Image
 
 from vea.data.cards import find_card, read_card
 from vea.data.sample import Sample
-from vea.data.shards import ShardReader, Skipped, read_index
+from vea.data.shards import ShardReader, read_index
 from vea.data.sources import LAYOUTS, make_source
 from vea.data.sources.captions import person_boxes
 from vea.data.sources.fer2013plus import majority_class, multi_target, vote_distribution
+from vea.data.writer import Skipped
 from vea.errors import VeaError
 from vea.labels import FER2013_7, FERPLUS_8, MIKELS_8
 

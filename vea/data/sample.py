@@ -6,6 +6,8 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+MAX_SIDE = 30_000  # pixels; at this side and above an image is refused before decoding
+MAX_PIXELS = 178_956_970  # the same for the area, as in Pillow (a decoded image of 512 MiB)
 FieldKind = Literal["class", "multilabel", "distribution", "value"]
 
 
@@ -73,3 +75,11 @@ class Sample:
             "split": self.split,
         }
         return json.dumps(record, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
+
+
+def check_image_size(width: int, height: int) -> None:
+    """Raises ``ValueError`` for a size, read from a file's header, that must not be decoded."""
+    if width < 1 or height < 1:
+        raise ValueError(f"the header says {width} x {height} pixels")
+    if max(width, height) >= MAX_SIDE or width * height > MAX_PIXELS:
+        raise ValueError(f"{width} x {height} pixels are refused before decoding")

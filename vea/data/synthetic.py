@@ -879,7 +879,7 @@ def scene(index: int, *, seed: int = 0, size: int = 128) -> Sample:
     done, encoded = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 90])
     assert done
     return Sample(
-        key=f"synthetic-{seed}-{index:08d}",
+        key=scene_key(index, seed=seed),
         image=encoded.tobytes(),
         extension="jpg",
         labels=labels,
@@ -889,10 +889,19 @@ def scene(index: int, *, seed: int = 0, size: int = 128) -> Sample:
     )
 
 
-def samples(count: int, *, split: str = "train", seed: int = 0, size: int = 128) -> Iterator[Sample]:
-    """Yields the first ``count`` scenes of ``split`` (train, val or test); splits share no scene."""
+def numbers(count: int, *, split: str) -> range:
+    """Returns the numbers of the first ``count`` scenes of ``split`` (train, val or test); splits share no scene."""
     if split not in _SPLIT_START:
         raise VeaError(f"synthetic data has no split {split!r}{did_you_mean(split, _SPLIT_START)}")
-    start = _SPLIT_START[split]
-    for index in range(start, start + count):
+    return range(_SPLIT_START[split], _SPLIT_START[split] + count)
+
+
+def scene_key(index: int, *, seed: int = 0) -> str:
+    """Returns the key of scene ``index``."""
+    return f"synthetic-{seed}-{index:08d}"
+
+
+def samples(count: int, *, split: str = "train", seed: int = 0, size: int = 128) -> Iterator[Sample]:
+    """Yields the first ``count`` scenes of ``split``."""
+    for index in numbers(count, split=split):
         yield replace(scene(index, seed=seed, size=size), split=split)

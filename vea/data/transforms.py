@@ -22,10 +22,8 @@ import vea  # noqa: F401  (sets NO_ALBUMENTATIONS_UPDATE before the next import)
 from vea.config import AugmentConfig
 from vea.data.order import keyed_bits
 from vea.data.person import Window, person_window
+from vea.data.sample import check_image_size
 from vea.errors import VeaError
-
-MAX_SIDE = 30_000  # pixels; at this side and above an image is refused before decoding
-MAX_PIXELS = 178_956_970  # the same for the area, as in Pillow (a decoded image of 512 MiB)
 
 _INTERPOLATION = {"cubic": cv2.INTER_CUBIC, "linear": cv2.INTER_LINEAR, "area": cv2.INTER_AREA}
 _EXIF_ORIENTATION = 0x0112
@@ -44,7 +42,7 @@ def decode(data: bytes | memoryview) -> np.ndarray:
     Grey, palette, CMYK and 16-bit images become RGB; transparency is dropped.
 
     Raises:
-        CorruptImage: truncated or unknown data, or sides and area beyond ``MAX_SIDE`` and ``MAX_PIXELS``.
+        CorruptImage: truncated or unknown data, or sides and area beyond those of ``vea.data.sample``.
     """
     data = bytes(data)
     if not data:
@@ -98,10 +96,10 @@ def _decode_pillow(data: bytes) -> np.ndarray:
 
 
 def _check_size(width: int, height: int) -> None:
-    if width < 1 or height < 1:
-        raise CorruptImage(f"the header says {width} x {height} pixels")
-    if max(width, height) >= MAX_SIDE or width * height > MAX_PIXELS:
-        raise CorruptImage(f"{width} x {height} pixels are refused before decoding")
+    try:
+        check_image_size(width, height)
+    except ValueError as error:
+        raise CorruptImage(str(error)) from None
 
 
 def _oriented(image: np.ndarray, orientation: int) -> np.ndarray:

@@ -11,13 +11,17 @@ from typing import Any
 
 from vea.data.cards import Card
 from vea.data.sample import LabelField, Sample
-from vea.data.shards import Skipped
+from vea.data.writer import Records, Skipped
 from vea.errors import VeaError, did_you_mean
 
 
 def hash_of(key: str) -> bytes:
     """Returns 8 bytes that depend on the key alone: they order samples and cut splits where none exist."""
     return hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+
+
+class UnreadableRecord(Exception):
+    """One sample cannot be made; the text is the reason. It is listed, and the others go on."""
 
 
 class Source:
@@ -55,19 +59,38 @@ class Source:
         """Returns one sample; raises ``FileNotFoundError`` when its image is missing."""
         raise NotImplementedError  # abstract
 
-    def samples(self, root: str | Path, split: str, *, limit: int | None = None) -> Iterator[Sample | Skipped]:
-        """Yields the samples of a split, ordered by a hash of the key so that shards are not sorted by class.
+    def listing(self, root: Path, split: str, *, limit: int | None = None) -> list[tuple[str, Any]]:
+        """Returns ``records`` in the order in which they are written: by a hash of the key, so not sorted by class."""
+        return sorted(self.records(root, split), key=lambda pair: (hash_of(pair[0]), pair[0]))[:limit]
+
+    def read(self, root: Path, split: str, key: str, record: Any) -> Sample | Skipped:
+        """Returns one sample, or why there is none."""
+        try:
+            return self.load(root, split, key, record)
+        except FileNotFoundError as error:
+            return Skipped(key, f"the image file is missing: {error.filename or error}")
+        except UnreadableRecord as error:
+            return Skipped(key, str(error))
+
+    def to_write(self, root: str | Path, split: str, *, limit: int | None = None) -> Records:
+        """Returns what ``vea.data.writer`` needs: the keys of a split in order, and how each is read.
 
         Raises:
             VeaError: files of the layout are missing or do not say what they should.
         """
         root = Path(root)
-        records = sorted(self.records(root, split), key=lambda pair: (hash_of(pair[0]), pair[0]))
-        for key, record in records[:limit]:
-            try:
-                yield self.load(root, split, key, record)
-            except FileNotFoundError as error:
-                yield Skipped(key, f"the image file is missing: {error.filename or error}")
+        listing = self.listing(root, split, limit=limit)
+        about = hashlib.sha256(repr(self.option).encode())
+        for _, record in listing:
+            about.update(repr(record).encode("utf-8", "surrogatepass"))
+        return Records(
+            [key for key, _ in listing], lambda i: self.read(root, split, *listing[i]), about=about.hexdigest()
+        )
+
+    def samples(self, root: str | Path, split: str, *, limit: int | None = None) -> Iterator[Sample | Skipped]:
+        """Yields the samples of a split in the order in which they are written."""
+        for key, record in self.listing(Path(root), split, limit=limit):
+            yield self.read(Path(root), split, key, record)
 
 
 def require_file(root: Path, name: str, card: Card) -> Path:

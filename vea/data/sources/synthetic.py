@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from vea.data.sample import LabelField, Sample
-from vea.data.shards import Skipped
 from vea.data.sources.base import Source
 
 
@@ -34,17 +34,18 @@ class Synthetic(Source):
         return list(self.counts())
 
     def records(self, root: Path, split: str) -> Iterable[tuple[str, Any]]:
-        """Returns nothing to choose from: scenes are drawn in the order of their numbers, which has no meaning."""
-        return []
+        """Returns (key, number) of the scenes."""
+        from vea.data.synthetic import numbers, scene_key
 
-    def samples(self, root: str | Path, split: str, *, limit: int | None = None) -> Iterator[Sample | Skipped]:
-        """Yields the scenes of a split."""
-        from vea.data.synthetic import samples
+        seed = self.option["seed"]
+        return [(scene_key(number, seed=seed), number) for number in numbers(self.counts()[split], split=split)]
 
-        count = self.counts()[split]
-        yield from samples(
-            count if limit is None else min(count, limit),
-            split=split,
-            seed=self.option["seed"],
-            size=self.option["size"],
-        )
+    def listing(self, root: Path, split: str, *, limit: int | None = None) -> list[tuple[str, Any]]:
+        """Returns the scenes in the order of their numbers, which has no meaning."""
+        return list(self.records(root, split))[:limit]
+
+    def load(self, root: Path, split: str, key: str, record: Any) -> Sample:
+        """Returns one drawn scene."""
+        from vea.data.synthetic import scene
+
+        return replace(scene(record, seed=self.option["seed"], size=self.option["size"]), split=split)
