@@ -109,6 +109,7 @@ def prepare(card: Card, root: Path, arguments: argparse.Namespace) -> Index | No
         max_side=arguments.max_side,
         quality=arguments.quality,
         overwrite=arguments.overwrite,
+        expected={} if arguments.limit else card.splits,
         jobs=arguments.jobs,
     )
 

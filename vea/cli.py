@@ -39,7 +39,7 @@ class Verb:
 
 VERBS = {
     "config": Verb("vea.cli:show_config", "CONFIG [a.b=c ...]: check a config and print it with every default"),
-    "shards": Verb("vea.data.shards_cli:main", "check|stats DIR: is a prepared data set whole, what is in it"),
+    "shards": Verb("vea.data.shards_cli:main", "check|stats|show DIR: is a prepared data set whole, what is in it"),
     "loader": Verb("vea.data.loader_cli:main", "keys CONFIG: the sample keys of each global batch"),
     "runs": Verb("vea.cli:list_runs", "[DIR]: the runs below a folder, how far they are, their best value"),
     "report": Verb("vea.cli:make_report", "RUN: write RUN/report.html, plots and pictures on one page"),

@@ -214,7 +214,7 @@ def test_checksum_catches_what_sizes_do_not(tmp_path, capsys):
     data = bytearray(path.read_bytes())
     data[offset : offset + 8] = b"\0" * 8
     path.write_bytes(data)
-    problems = check(read_index(tmp_path / "set"))
+    problems, _ = check(read_index(tmp_path / "set"))
     assert any("another checksum" in line for line in problems)
     assert any("s0001: the image cannot be decoded" in line for line in problems)
     assert shards_main(["check", str(tmp_path / "set")]) == 1

@@ -1,4 +1,4 @@
-"""``vea shards check|stats DIR``: is a prepared data set whole, and what is in it."""
+"""``vea shards check|stats|show DIR``: is a prepared data set whole, what is in it, how does it look."""
 
 from __future__ import annotations
 
@@ -7,15 +7,22 @@ import collections
 import hashlib
 import io
 import json
+import math
+import multiprocessing
 import warnings
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageOps
 
-from vea.data.sample import LabelField
-from vea.data.shards import Index, read_index, read_offsets
+from vea.data.duplicates import duplicate_lines, picture_hash
+from vea.data.sample import LabelField, check_image_size
+from vea.data.shards import Index, ShardReader, read_index, read_offsets
 from vea.errors import VeaError, command
 
 _BLOCK = 512  # of a tar
@@ -38,21 +45,29 @@ def _member_names(data: bytes, offsets: np.ndarray) -> list[tuple[str, str]]:
     return [(name_before(int(row[0])), name_before(int(row[2]))) for row in offsets]
 
 
-def check_shard(index: Index, shard: dict[str, Any], *, decode: bool) -> list[str]:
-    """Returns one line per thing that is wrong with a shard: size, checksum, offsets, metadata, images."""
+@dataclass(frozen=True)
+class Checked:
+    """What reading a whole shard showed: ``problems`` in words, and (key, perceptual hash) of every good picture."""
+
+    problems: list[str]
+    pictures: list[tuple[str, bytes]]
+
+
+def check_shard(index: Index, shard: dict[str, Any], *, decode: bool) -> Checked:
+    """Returns everything that is wrong with a shard: size, checksum, offsets, metadata, images."""
     path = index.root / shard["file"]
     data, missing = _read_bytes(path)
     if missing:
-        return [missing]
+        return Checked([missing], [])
     if len(data) != shard["bytes"]:
-        return [f"{path.name} has {len(data):,} bytes, the index says {shard['bytes']:,}"]
-    problems = []
+        return Checked([f"{path.name} has {len(data):,} bytes, the index says {shard['bytes']:,}"], [])
+    problems, pictures = [], []
     if hashlib.sha256(data).hexdigest() != shard["sha256"]:
         problems.append(f"{path.name} has another checksum than the index says")
     try:
         offsets = read_offsets(path, shard)
     except VeaError as error:
-        return [*problems, str(error)]
+        return Checked([*problems, str(error)], [])
     for row, (image_name, json_name) in enumerate(_member_names(data, offsets)):
         image_at, image_size, json_at, json_size = (int(value) for value in offsets[row])
         key = image_name.rpartition(".")[0]
@@ -69,22 +84,42 @@ def check_shard(index: Index, shard: dict[str, Any], *, decode: bool) -> list[st
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
-                    Image.open(io.BytesIO(data[image_at : image_at + image_size])).load()
+                    image = Image.open(io.BytesIO(data[image_at : image_at + image_size]))
+                    check_image_size(*image.size)
+                    pictures.append((key, picture_hash(image)))
             except Exception as error:  # PIL's decoders raise almost anything on damaged files
                 problems.append(f"{path.name}, {key}: the image cannot be decoded ({' '.join(str(error).split())})")
-    return problems
+    return Checked(problems, pictures)
 
 
-def check(index: Index, *, decode: bool = True) -> list[str]:
-    """Returns one line per thing that is wrong with a prepared data set; an empty list when it is whole."""
+def check(index: Index, *, decode: bool = True, jobs: int = 1) -> tuple[list[str], list[str]]:
+    """Returns (what is wrong with a prepared data set, which pictures it holds twice), a line each.
+
+    Pictures are compared only where they are decoded. ``jobs`` processes read shards at the same time.
+    """
     problems = []
+    for split, expected in index.raw.get("expected", {}).items():
+        skipped = sum(entry["split"] == split for entry in index.raw["skipped"])
+        found = index.splits.get(split, {"samples": 0})["samples"] + skipped
+        if found != expected:
+            problems.append(f"split {split!r} should hold {expected:,} samples by its card, found {found:,}")
+    shards = []
     for split, entry in index.splits.items():
         total = sum(shard["samples"] for shard in entry["shards"])
         if total != entry["samples"]:
             problems.append(f"index.json: split {split!r} says {entry['samples']} samples, its shards hold {total}")
-        for shard in entry["shards"]:
-            problems += check_shard(index, shard, decode=decode)
-    return problems
+        shards += [(split, shard) for shard in entry["shards"]]
+    work = partial(check_shard, index, decode=decode)
+    if jobs > 1 and decode and len(shards) > 1:
+        with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("fork")) as pool:
+            results = list(pool.map(work, [shard for _, shard in shards]))
+    else:
+        results = [work(shard) for _, shard in shards]
+    pictures = []
+    for (split, _), result in zip(shards, results, strict=True):
+        problems += result.problems
+        pictures += [(split, key, digest) for key, digest in result.pictures]
+    return problems, duplicate_lines(pictures)
 
 
 def label_counts(index: Index, split: str) -> dict[str, dict[str, Any]]:
@@ -147,25 +182,122 @@ def stats(index: Index, *, top: int = 20) -> str:
     return "\n".join(lines)
 
 
+def picture_sizes(reader: ShardReader, *, count: int = 2000) -> np.ndarray:
+    """Returns (n, 2) widths and heights of at most ``count`` pictures spread over a split, from their headers."""
+    chosen = np.unique(np.linspace(0, len(reader) - 1, min(count, len(reader))).astype(int))
+    return np.array([Image.open(io.BytesIO(reader.read(int(i))[1])).size for i in chosen])
+
+
+def draw_stats(index: Index, path: Path, *, top: int = 20) -> None:
+    """Writes a picture of the balance of every label, one colour per split, and of the sizes of the pictures."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    counts = {split: label_counts(index, split) for split in index.splits}
+    balanced = [name for name, field in index.fields.items() if field.kind != "value"]
+    figure, axes = pyplot.subplots(len(balanced) + 1, 1, figsize=(9, 3 * len(balanced) + 3), squeeze=False)
+    for axis, name in zip(axes[:, 0], balanced, strict=False):
+        first = counts[next(iter(counts))].get(name, {})
+        shown = sorted(index.fields[name].classes, key=lambda label: -first.get(label, 0))[:top]
+        for place, split in enumerate(counts):
+            values = [counts[split].get(name, {}).get(label, 0) for label in shown]
+            share = np.array(values) / max(1, sum(counts[split].get(name, {}).values()))
+            axis.bar(np.arange(len(shown)) + place * 0.8 / len(counts), share, 0.8 / len(counts), label=split)
+        axis.set_xticks(np.arange(len(shown)) + 0.4 * (1 - 1 / len(counts)), shown, rotation=60, ha="right", fontsize=8)
+        axis.set_ylabel("share")
+        axis.set_title(name)
+        axis.legend()
+    for split in index.splits:
+        sizes = picture_sizes(ShardReader(index.root, split))
+        axes[-1, 0].scatter(*sizes.T, s=6, alpha=0.4, label=f"{split} ({len(sizes):,} read)")
+    axes[-1, 0].set(title="pictures", xlabel="width, pixels", ylabel="height, pixels")
+    axes[-1, 0].legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def contact_sheet(index: Index, split: str, *, count: int, seed: int, side: int = 160) -> Image.Image:
+    """Returns ``count`` pictures of a split, drawn by ``seed``, each above its labels or text."""
+    reader = ShardReader(index.root, split)
+    chosen = sorted(np.random.default_rng(seed).permutation(len(reader))[:count].tolist())
+    columns = min(8, len(chosen))
+    line, lines = 12, 1 + max(1, min(3, len(index.fields)))
+    sheet = Image.new("RGB", (columns * side, math.ceil(len(chosen) / columns) * (side + lines * line)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for place, i in enumerate(chosen):
+        key, data, metadata = reader.read(i)
+        left, top = place % columns * side, place // columns * (side + lines * line)
+        try:
+            picture = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
+            picture = ImageOps.contain(picture, (side - 4, side - 4))
+            sheet.paste(picture, (left + (side - picture.width) // 2, top + (side - picture.height) // 2))
+        except Exception as error:  # PIL's decoders raise almost anything on damaged files
+            draw.text((left + 4, top + side // 2), f"{type(error).__name__}"[: side // 6], fill="red")
+        labels = metadata["labels"]
+        words = [_shown(name, labels[name], index.fields[name]) for name in index.fields if name in labels]
+        for row, word in enumerate([key, *(words or metadata["text"])][:lines]):
+            draw.text((left + 4, top + side + row * line), word.encode("latin-1", "replace").decode("latin-1")
+                      [: side // 6], fill="black")  # fmt: skip
+    return sheet
+
+
+def _shown(name: str, value: Any, field: LabelField) -> str:
+    if field.kind == "distribution":
+        value = field.classes[int(np.argmax(value))]
+    elif field.kind == "value":
+        value = f"{value:.2f}"
+    return f"{name} {', '.join(value) if isinstance(value, list) else value}"
+
+
+def write_picture(path: Path, write: Callable[[Path], None]) -> None:
+    """Writes a picture file; raises ``VeaError`` where its name ends in no format that is known."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(path)
+    except ValueError as error:
+        raise VeaError(f"{path}: {error}; choose a name that ends in .png") from None
+    print(f"wrote {path}")
+
+
 @command
 def main(argv: list[str]) -> int:
-    """Runs ``check`` (exit 1 when something is wrong) or ``stats``."""
+    """Runs ``check`` (exit 1 when something is wrong), ``stats`` or ``show``."""
     parser = argparse.ArgumentParser(prog="vea shards", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
-    checking = verbs.add_parser("check", help="sizes, checksums, offsets, metadata, and that every image decodes")
+    checking = verbs.add_parser("check", help="sizes, checksums, offsets, metadata, images; pictures that occur twice")
     checking.add_argument("--no-decode", action="store_true", help="leave the images alone: much faster")
+    checking.add_argument("--strict", action="store_true", help="exit 1 for pictures that occur twice as well")
+    checking.add_argument("--jobs", type=int, default=1, help="processes (1)")
     telling = verbs.add_parser("stats", help="sizes and label balance")
     telling.add_argument("--top", type=int, default=20, help="classes shown per label (20)")
-    for verb in (checking, telling):
+    telling.add_argument("--picture", type=Path, metavar="FILE", help="draw them as well, with the sizes of pictures")
+    showing = verbs.add_parser("show", help="a sheet of pictures with their labels")
+    showing.add_argument("--split", help="the first there is")
+    showing.add_argument("--count", type=int, default=32, help="pictures (32)")
+    showing.add_argument("--seed", type=int, default=0, help="which pictures (0)")
+    showing.add_argument("--out", type=Path, metavar="FILE", help="NAME-SPLIT.png in this folder")
+    for verb in (checking, telling, showing):
         verb.add_argument("dir", help="folder with index.json")
     arguments = parser.parse_args(argv)
     index = read_index(arguments.dir)
     if arguments.verb == "stats":
         print(stats(index, top=arguments.top))
+        if arguments.picture:
+            write_picture(arguments.picture, lambda path: draw_stats(index, path, top=arguments.top))
         return 0
-    problems = check(index, decode=not arguments.no_decode)
-    for line in problems:
+    if arguments.verb == "show":
+        split = arguments.split or next(iter(index.splits))
+        if arguments.count < 1:
+            raise VeaError(f"--count must be 1 or more (got {arguments.count})")
+        sheet = contact_sheet(index, split, count=arguments.count, seed=arguments.seed)
+        write_picture(arguments.out or Path(f"{index.name}-{split}.png"), sheet.save)
+        return 0
+    problems, repeated = check(index, decode=not arguments.no_decode, jobs=arguments.jobs)
+    for line in (*problems, *repeated):
         print(line)
     total = sum(entry["samples"] for entry in index.splits.values())
     print(f"{index.root}: {len(problems)} problems" if problems else f"{index.root}: {total:,} samples, all well")
-    return 1 if problems else 0
+    return 1 if problems or (arguments.strict and repeated) else 0

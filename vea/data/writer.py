@@ -563,6 +563,7 @@ def write_part(
     max_side: int | None = None,
     quality: int = 90,
     overwrite: bool = False,
+    expected: Mapping[str, int | None] | None = None,
     jobs: int = 1,
 ) -> Index | None:
     """Writes the shards of one part; returns the index where that completes the data set, else None.
@@ -584,6 +585,7 @@ def write_part(
         max_side: images with a longer side are reduced to it and stored as JPEG; None keeps every file as it is.
         quality: of the JPEGs that have to be made.
         overwrite: replace a data set that is there already.
+        expected: samples per split by the card, kept in the index for ``vea shards check``; None where nobody said.
         jobs: processes that write at the same time.
 
     Raises:
@@ -604,6 +606,8 @@ def write_part(
     head = {"format": FORMAT, "name": name, "title": title, "synthetic": synthetic,
             "fields": {key: field.to_json() for key, field in fields.items()}, "terms": about.get("terms", ""),
             "citation": about.get("citation", ""), "options": options}  # fmt: skip
+    if known := {split: count for split, count in (expected or {}).items() if count is not None}:
+        head["expected"] = known
     splits = {split: Records.of(samples) for split, samples in samples_by_split.items()}
     if not any(records.keys for records in splits.values()):
         raise VeaError(f"no samples were found for {name}; nothing was written")
