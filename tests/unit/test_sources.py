@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.io
 from PIL import Image
 
 from vea.data.cards import find_card, read_card
@@ -547,7 +548,6 @@ def test_datasets_is_not_a_package():
     assert not (REPOSITORY / "datasets" / "__init__.py").exists()
 
 
-
 # ----------------------------------------------------------------------------------- layouts of sets that are not here
 
 
@@ -726,3 +726,102 @@ def test_real_votes_match_the_counts_of_ferplus(rule, counts):
             if row["Image name"]:
                 found[row["Usage"]] += rule([int(row[name]) for name in VOTES]) is not None
     assert list(found.values()) == counts
+
+
+def emotic_person(box, categories, values, *, combined=False):
+    person = {"body_bbox": np.array(box), "annotations_categories": {"categories": np.array(["Fear"], dtype=object)},
+              "annotations_continuous": {"valence": 1, "arousal": 1, "dominance": 1}}  # fmt: skip
+    words, numbers = np.array(categories, dtype=object), dict(zip(("valence", "arousal", "dominance"), values))
+    if combined:
+        return {**person, "combined_categories": words, "combined_continuous": numbers}
+    return {**person, "annotations_categories": {"categories": words}, "annotations_continuous": numbers}
+
+
+def test_emotic_gives_each_person_of_a_picture(tmp_path):
+    for name in ("a.jpg", "b.jpg"):
+        put(tmp_path / "emotic" / "mscoco" / "images" / name, picture(1))
+    two = [
+        emotic_person([1, 2, 9, 8], ["Peace", "Doubt/Confusion"], (5, 3, 6)),
+        emotic_person([2, 2, 6, 6], ["Pain"], (2, 8, float("nan"))),
+    ]
+    entries = [{"filename": "a.jpg", "folder": "mscoco/images", "person": np.array(two)}]
+    val = {
+        "filename": "b.jpg",
+        "folder": "mscoco/images",
+        "person": emotic_person([0, 0, 4, 4], ["Yearning"], (4, 4, 4), combined=True),
+    }
+    (tmp_path / "Annotations").mkdir()
+    scipy.io.savemat(
+        tmp_path / "Annotations" / "Annotations.mat", {"train": np.array(entries), "val": val, "test": val}
+    )
+    found = read_all("emotic", tmp_path, "train")
+    assert set(found) == {"mscoco__images__a_0", "mscoco__images__a_1"}
+    first, second = (found[f"mscoco__images__a_{i}"] for i in (0, 1))
+    assert first.labels == {"categories": ["Peace", "Doubt/Confusion"], "valence": 5, "arousal": 3, "dominance": 6}
+    assert first.person_boxes == [[1, 2, 9, 8]] and first.image == picture(1)
+    assert second.labels == {"categories": ["Pain"], "valence": 2, "arousal": 8}, "what nobody judged is absent"
+    (person,) = read_all("emotic", tmp_path, "val").values()
+    assert person.labels["categories"] == ["Yearning"] and person.labels["valence"] == 4, "the combined judgement"
+    scipy.io.savemat(
+        tmp_path / "Annotations" / "Annotations.mat",
+        {"val": {**val, "person": emotic_person([0, 0, 4, 4], ["Paine"], (1, 1, 1))}},
+    )
+    with pytest.raises(VeaError, match=r"unknown category 'Paine' .did you mean 'Pain'"):
+        read_all("emotic", tmp_path, "val")
+    (tmp_path / "Annotations" / "Annotations.mat").write_bytes(b"not a matrix")
+    with pytest.raises(VeaError, match="is not EMOTIC's annotation file"):
+        read_all("emotic", tmp_path, "val")
+
+
+def artemis_table(path: Path, rows: list[tuple], *, split: bool = False) -> Path:
+    columns = ["art_style", "painting", "emotion", "utterance", "repetition", *(["split"] if split else [])]
+    with open(path, "w", newline="") as file:
+        csv.writer(file).writerows([columns, *rows])
+    return path
+
+
+def test_artemis_groups_explanations_by_painting(tmp_path):
+    long = " ".join(["word"] * 30)
+    rows = [("Cubism", "a", "awe", f"the light in it shines {i}", 5, "train") for i in range(30)]
+    others = [
+        ("b", "fear", "it looks dark and cold", 5, "train"),
+        ("b", "awe", "so,  many bright colours here", 5, "train"),
+        ("b", "awe", "too short", 5, "train"),
+        ("b", "awe", long, 5, "train"),
+        ("b", "awe", "shown far too many times", 41, "train"),
+        ("b", "boredom", "nothing happens in it at all", 5, "train"),
+        ("c", "sadness", "nobody is left in the room", 5, "test"),
+    ]
+    rows += [("Cubism", *row) for row in others]
+    artemis_table(tmp_path / "artemis_dataset_release_v0.csv", rows, split=True)
+    for name in "abc":
+        put(tmp_path / "wikiart" / "Cubism" / f"{name}.jpg", picture(1))
+    source = make_source(find_card("artemis", CARDS))
+    found = {sample.key: sample for sample in source.samples(tmp_path, "train")}
+    assert set(found) == {"wikiart__Cubism__a", "wikiart__Cubism__b"}
+    painting = found["wikiart__Cubism__b"]
+    assert painting.text == ["fear because it looks dark and cold", "awe because so, many bright colours here"]
+    names = find_card("artemis", CARDS).label_fields["emotion"].classes
+    assert dict(zip(names, painting.labels["emotion"])) == {**dict.fromkeys(names, 0), "fear": 0.5, "awe": 0.5}
+    assert "dominant" not in painting.labels and found["wikiart__Cubism__a"].labels["dominant"] == "awe"
+    assert source.warnings and "'boredom'" in source.warnings[0]
+    (test,) = source.samples(tmp_path, "test")
+    assert test.labels["dominant"] == "sadness"
+
+
+def test_artemis_v2_takes_equally_many_old_rows_and_cuts_by_painting(tmp_path):
+    old = [("Baroque", f"o{i % 50}", "awe", f"old words about this thing {i}", 5) for i in range(200)]
+    new = [("Baroque", f"n{i % 40}", "fear", f"new words about this thing {i}", 5) for i in range(80)]
+    artemis_table(tmp_path / "artemis_dataset_release_v0.csv", old)
+    artemis_table(tmp_path / "Contrastive.csv", new)
+    for kind, count in (("o", 50), ("n", 40)):
+        for i in range(count):
+            put(tmp_path / "wikiart" / "Baroque" / f"{kind}{i}.jpg", picture(1))
+    found = {split: read_all("artemis_v2", tmp_path, split) for split in ("train", "val", "test")}
+    words = [text for samples in found.values() for sample in samples.values() for text in sample.text]
+    assert sum(text.startswith("fear because new") for text in words) == 80
+    assert sum(text.startswith("awe because old") for text in words) == 80
+    assert (
+        not set(found["train"]) & set(found["test"])
+        and 0.7 < len(found["train"]) / sum(map(len, found.values())) < 0.95
+    )

@@ -10,6 +10,8 @@ from vea.data.sources.affectnet import AffectNet
 from vea.data.sources.base import Source
 from vea.data.sources.captions import Captions
 from vea.data.sources.emoset import EmoSet
+from vea.data.sources.emotic import Emotic
+from vea.data.sources.explanations import Explanations
 from vea.data.sources.fer2013_csv import Fer2013Csv
 from vea.data.sources.fer2013plus import Fer2013Plus
 from vea.data.sources.image_folder import ImageFolder
@@ -24,6 +26,8 @@ LAYOUTS: dict[str, type[Source]] = {
     "affectnet": AffectNet,
     "captions": Captions,
     "emoset": EmoSet,
+    "emotic": Emotic,
+    "explanations": Explanations,
     "fer2013_csv": Fer2013Csv,
     "fer2013plus": Fer2013Plus,
     "image_folder": ImageFolder,
