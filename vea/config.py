@@ -123,6 +123,7 @@ class RuntimeConfig(Section):
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = Field(None, ge=1, description="torch threads per process on a CPU")
+    parallel: Literal["ddp", "fsdp"] = Field("ddp", description="fsdp: weights cut over ranks, for large models")
     timeout_s: float = Field(600.0, gt=0, description="a collective that hangs longer ends the job")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -12,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from vea.training.checkpoint import list_checkpoints, read_checkpoint
 
@@ -48,20 +50,67 @@ def records(run_dir: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().split("\n")[:-1]] if path.is_file() else []
 
 
-def test_two_ranks_under_torchrun_have_the_losses_of_one(work, repository):
-    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port())]
-    for name, launcher in (("one", []), ("two", torchrun)):
-        line = [sys.executable, *launcher, *pretrain(work, name)]
-        result = subprocess.run(line, cwd=repository, capture_output=True, text=True, timeout=300, check=False)
-        assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
-        assert json.loads((work / name / "state.json").read_text())["state"] == "done"
-    one, two = (records(work / name) for name in ("one", "two"))
-    assert [(r["kind"], r["step"]) for r in one] == [(r["kind"], r["step"]) for r in two]
-    assert [r["step"] for r in two if r["kind"] == "train"] == list(range(1, STEPS + 1))
-    parts = ("loss", "reconstruction", "similarity", "contrastive")
-    for record, other in zip(one, two):
-        for name in parts:
-            assert other[name] == pytest.approx(record[name], abs=1e-4), (record["kind"], record["step"], name)
+PARTS = ("loss", "reconstruction", "similarity", "contrastive")
+
+
+def run(work: Path, repository: Path, name: str, *overrides: str, ranks: int = 1) -> Path:
+    """Runs the recipe to its end and returns its folder."""
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(ranks), "--master-port", str(free_port())]
+    line = [sys.executable, *(launcher if ranks > 1 else []), *pretrain(work, name, *overrides)]
+    result = subprocess.run(line, cwd=repository, capture_output=True, text=True, timeout=300, check=False)
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
+    assert json.loads((work / name / "state.json").read_text())["state"] == "done"
+    return work / name
+
+
+@pytest.fixture(scope="module")
+def alone(work, repository):
+    """The run of one process that all others are held against."""
+    return run(work, repository, "one", "train.ema_decay=0.9")
+
+
+def same_curves(one: Path, other: Path) -> None:
+    first, second = records(one), records(other)
+    assert [(r["kind"], r["step"]) for r in first] == [(r["kind"], r["step"]) for r in second]
+    assert [r["step"] for r in second if r["kind"] == "train"] == list(range(1, STEPS + 1))
+    for record, again in zip(first, second):
+        for name in PARTS:
+            assert again[name] == pytest.approx(record[name], abs=1e-4), (record["kind"], record["step"], name)
+
+
+def test_two_ranks_under_torchrun_have_the_losses_of_one(work, repository, alone):
+    same_curves(alone, run(work, repository, "two", "train.ema_decay=0.9", ranks=2))
+
+
+def end_at(run_dir: Path, step: int) -> None:
+    """Makes a run look as if it had been killed after the checkpoint of ``step``."""
+    for saved in list_checkpoints(run_dir):
+        if saved.step > step:
+            shutil.rmtree(saved.path)
+    shutil.rmtree(run_dir / "final", ignore_errors=True)
+
+
+def test_a_run_goes_on_with_other_numbers_of_ranks_and_with_parameters_cut_over_them(work, repository, alone):
+    """2 ranks with FSDP, then 4 with DDP, then 1: the losses and, to float tolerance, the weights of one process."""
+    settings = ("train.ema_decay=0.9", "train.checkpoint_every=2", "train.keep_last=5")
+    folder = run(work, repository, "moving", *settings, "runtime.parallel=fsdp", ranks=2)
+    same_curves(alone, folder)
+    whole, average, optimizer, _ = read_checkpoint(list_checkpoints(folder)[-1].path)
+    expected, expected_average, expected_optimizer, _ = read_checkpoint(list_checkpoints(alone)[-1].path)
+    for found, wanted in ((whole, expected), (average, expected_average)):
+        assert found.keys() == wanted.keys()
+        for name, value in wanted.items():
+            torch.testing.assert_close(found[name], value, atol=5e-4, rtol=0, msg=name)
+    for index, entry in expected_optimizer["state"].items():
+        assert optimizer["state"][index]["exp_avg"].shape == entry["exp_avg"].shape, "whole tensors are saved"
+    end_at(folder, 2)
+    run(work, repository, "moving", *settings, ranks=4)
+    end_at(folder, 4)
+    run(work, repository, "moving", *settings)
+    same_curves(alone, folder)
+    last = read_checkpoint(list_checkpoints(folder)[-1].path)[0]
+    for name, value in expected.items():
+        torch.testing.assert_close(last[name], value, atol=5e-4, rtol=0, msg=name)
 
 
 def test_a_signal_to_one_rank_makes_both_leave_with_a_whole_checkpoint(work, repository):

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch.distributed.fsdp import FSDPModule
 
 import vea
 from vea import runtime as rt
@@ -32,6 +32,16 @@ from vea.tasks.base import Batch, Task
 from vea.training import checkpoint as ckpt
 from vea.training.log import MetricsLog
 from vea.training.optim import build_optimizer
+from vea.training.parallel import (
+    accumulating,
+    cut_like,
+    full,
+    full_optimizer_state,
+    load_optimizer_state,
+    local,
+    parallel_model,
+    shard,
+)
 from vea.training.preempt import StopSignal
 from vea.training.schedule import ema_decay, learning_rate
 
@@ -129,9 +139,15 @@ class Ema:
         state = task.state_to_save()
         names = [name for name, value in state.items() if value.is_floating_point()]
         weight = 1 - ema_decay(step, self.decay)
-        torch._foreach_lerp_([self.tensors[name] for name in names], [state[name].detach() for name in names], weight)
+        averages, values = [local(self.tensors[name]) for name in names], [local(state[name]) for name in names]
+        torch._foreach_lerp_(averages, [value.detach() for value in values], weight)
         for name in state.keys() - set(names):
             self.tensors[name].copy_(state[name])
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Goes on from the averages of a checkpoint."""
+        for name, value in tensors.items():
+            self.tensors[name].copy_(cut_like(value, self.tensors[name]))
 
     @contextlib.contextmanager
     def swapped_in(self, task: Task) -> Iterator[None]:
@@ -276,14 +292,19 @@ class _Run:
             }
             ckpt.write_text(self.dir / "state.json", json.dumps(record, indent=1))
 
+    def weights(self, ema: Ema | None) -> dict[str, dict[str, Tensor]]:
+        """Returns whole tensors, ``model`` and where there is one ``ema``; all ranks have to ask."""
+        parts = {"model": self.task.state_to_save()} | ({"ema": ema.tensors} if ema else {})
+        return {part: {name: full(value) for name, value in tensors.items()} for part, tensors in parts.items()}
+
     def save(self, optimizer: torch.optim.Optimizer, ema: Ema | None) -> None:
+        weights, optimizer_state = self.weights(ema), full_optimizer_state(optimizer)
         if self.runtime.is_main:
-            weights = {"model": self.task.state_to_save()} | ({"ema": ema.tensors} if ema else {})
             ckpt.save_checkpoint(
                 self.dir,
                 step=self.step,
                 weights=weights,
-                optimizer=optimizer.state_dict(),
+                optimizer=optimizer_state,
                 state=self.metadata(),
                 keep_last=self.config.train.keep_last,
                 keep_every=self.config.train.keep_every,
@@ -304,8 +325,9 @@ class _Run:
         )
         if better:
             self.best = {"metric": name, "value": value, "step": self.step}
+            weights = self.weights(ema)
             if self.runtime.is_main:
-                chosen = ema.tensors if ema else self.task.state_to_save()
+                chosen = weights["ema" if ema else "model"]
                 ckpt.save_weights(
                     self.dir / "best", chosen, self.metadata(step=self.step, metrics=metrics, ema=ema is not None)
                 )
@@ -341,16 +363,19 @@ def fit(
     run = _Run(config, runtime, task)
     chosen = run.open()
     task.to(runtime.device).train()
+    saved = ckpt.read_checkpoint(chosen) if chosen is not None else None
+    if saved is not None:  # before the parameters are cut over ranks
+        task.check_metadata(saved[3]["task"])
+        load_into(task, saved[0], where=str(chosen))
+    if config.runtime.parallel == "fsdp" and runtime.world_size > 1:
+        shard(task)
     optimizer = build_optimizer(task, settings)
     ema = Ema(task, settings.ema_decay) if settings.ema_decay else None
-    if chosen is not None:
-        weights, ema_weights, optimizer_state, state = ckpt.read_checkpoint(chosen)
-        task.check_metadata(state["task"])
-        load_into(task, weights, where=str(chosen))
-        optimizer.load_state_dict(optimizer_state)
+    if saved is not None:
+        _, ema_weights, optimizer_state, state = saved
+        load_optimizer_state(optimizer, optimizer_state)
         if ema and ema_weights is not None:
-            for name, value in ema_weights.items():
-                ema.tensors[name].copy_(value)
+            ema.load(ema_weights)
         run.step, run.best = state["step"], state["best"]
         run.owes_validation = state.get("owes_validation", False)
 
@@ -398,11 +423,7 @@ def _train(
 ) -> None:
     config, settings, runtime, task = run.config, run.config.train, run.runtime, run.task
     micro, accumulate = micro_batch_size(config, runtime.world_size)
-    model: nn.Module = torch.compile(task) if settings.compile else task  # type: ignore[assignment]
-    if runtime.world_size > 1:
-        model = DistributedDataParallel(
-            model, device_ids=[runtime.device.index] if runtime.device.type == "cuda" else None
-        )
+    model = parallel_model(task, runtime, compiled=settings.compile)
     parameters = [parameter for parameter in task.parameters() if parameter.requires_grad]
     meter = _Meter(config.data.global_batch_size)
     if run.owes_validation and eval_batches is not None:
@@ -424,7 +445,7 @@ def _train(
             keys += batch.get("keys", [])
             batch = to_device(batch, runtime.device)
             last = index == accumulate - 1
-            with contextlib.nullcontext() if last or runtime.world_size == 1 else model.no_sync():  # type: ignore[operator]
+            with contextlib.nullcontext() if last else accumulating(model, task):
                 with runtime.autocast():
                     outputs = model(batch, step=step)
                 (outputs["loss"] / accumulate).backward()
@@ -442,7 +463,7 @@ def _train(
                 "set train.clip_grad, or look at these samples"
             )
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        norm = nn.utils.get_total_norm(gradients)
+        norm = full(nn.utils.get_total_norm(gradients))
         if settings.clip_grad:
             nn.utils.clip_grads_with_norm_(parameters, settings.clip_grad, norm)
         optimizer.step()
@@ -489,6 +510,7 @@ def _validate(run: _Run, ema: Ema | None, log: MetricsLog | None, eval_batches: 
     run.validated(metrics, ema)
     if log:
         log.write({"kind": "val", "step": run.step, "samples": run.step * run.config.data.global_batch_size, **metrics})
+    if log or isinstance(run.task, FSDPModule):  # parameters that are cut over the ranks need all of them
         with ema.swapped_in(run.task) if ema else contextlib.nullcontext():
             _save_pictures(run, next(iter(eval_batches())))
 
@@ -500,6 +522,8 @@ def _save_pictures(run: _Run, batch: Batch) -> None:
     run.task.eval()
     pictures = run.task.pictures(to_device(batch, run.runtime.device))
     run.task.train()
+    if not run.runtime.is_main:
+        return
     folder = run.dir / "pictures"
     if pictures:
         folder.mkdir(exist_ok=True)
@@ -509,12 +533,13 @@ def _save_pictures(run: _Run, batch: Batch) -> None:
 
 
 def _finish(run: _Run, ema: Ema | None) -> None:
+    weights = run.weights(ema)
     if run.runtime.is_main:
         ckpt.save_weights(
             run.dir / "final",
-            run.task.state_to_save(),
+            weights["model"],
             run.metadata(step=run.step, metrics=run.metrics),
-            ema=ema.tensors if ema else None,
+            ema=weights.get("ema"),
         )
     run.say_state("done")
     run.runtime.barrier()
