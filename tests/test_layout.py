@@ -22,8 +22,10 @@ IN_VEA = [path for path in SOURCES if path.is_relative_to(ROOT / "vea")]
 
 # Lower layers first: a module may import its own layer and those below. The longest prefix of a module's name counts.
 LAYERS = [
-    # vea.training.checkpoint only reads and writes files of tensors: tasks start from weights through it
-    {"vea", "vea.errors", "vea.labels", "vea.config", "vea.runtime", "vea.data.sample", "vea.training.checkpoint"},
+    # vea.training.checkpoint only reads and writes files of tensors: tasks start from weights through it;
+    # vea.training.preempt is the standard library only: recipes and vea.runtime ask it for signals
+    {"vea", "vea.errors", "vea.labels", "vea.config", "vea.runtime", "vea.data.sample", "vea.training.checkpoint"}
+    | {"vea.training.preempt"},
     {"vea.losses", "vea.models", "vea.data", "vea.metrics", "vea.caption_metrics", "vea.robustness"},
     {"vea.tasks"},
     {"vea.training", "vea.hub"},

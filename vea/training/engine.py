@@ -405,6 +405,10 @@ def _train(
         )
     parameters = [parameter for parameter in task.parameters() if parameter.requires_grad]
     meter = _Meter(config.data.global_batch_size)
+    if rt.any_rank(stop.received, device=runtime.device):  # it came since the process started: nothing is lost
+        raise Preempted(
+            f"stopped by {stop.name or 'another rank'} before a step was made: run the same command to go on"
+        )
     if run.owes_validation and eval_batches is not None:
         _validate(run, ema, log, eval_batches)
     if run.step >= settings.steps:
