@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import math
+import os
 import platform
 import subprocess
 import time
@@ -366,7 +367,7 @@ def fit(
             f"{runtime.world_size} x {runtime.device}, "
             f"{'resuming at' if chosen else 'starting at'} step {run.step} of {settings.steps}, folder {run.dir}"
         )
-    run.say_state("running")
+    run.say_state("running", pid=os.getpid(), host=platform.node())
     exit_code = 1
     try:
         with StopSignal() as stop:

@@ -1,0 +1,1 @@
+"""``vea doctor CONFIG``."""
