@@ -127,9 +127,7 @@ def main(argv: list[str]) -> None:
     root = parser.parse_args(argv).dir
     if not root.is_dir():
         raise VeaError(f"no folder {root}; give the folder that holds the runs (recipes write to runs/NAME)")
-    rows = [
-        run_row(run, name=run.relative_to(root).as_posix() if run != root else run.name) for run in find_runs(root)
-    ]
+    rows = [run_row(run, name=run.relative_to(root).as_posix() if run != root else run.name) for run in find_runs(root)]
     if not rows:
         raise VeaError(f"no run below {root} (a run folder holds config.yaml and state.json)")
     rows.insert(0, HEADER)
