@@ -29,6 +29,7 @@ import vea
 from vea.config import DatasetRef, ExpressionConfig, ObjectiveConfig, PretrainConfig, RunConfig, load_config
 from vea.data.shards import ShardReader, read_index
 from vea.errors import VeaError, did_you_mean
+from vea.labels import check_same_classes
 from vea.models import teacher as teachers
 from vea.models.uniemox import UniEmoX
 from vea.tasks.base import Task
@@ -396,10 +397,10 @@ def check_init_from(case: Case) -> Iterator[Finding]:
         yield Finding("ok", "init_from", f"{weights_folder}: {case.task.load_pretrained(path)}")
     beside = weights_folder / "state.json" if weights_folder.is_dir() else weights_folder.with_name("state.json")
     theirs = json.loads(beside.read_text(encoding="utf-8")).get("task", {}) if beside.is_file() else {}
-    shared = set(theirs.get("classes", {})) & set(case.task.metadata().get("classes", {}))
-    if shared:
+    fields = case.task.fields if isinstance(case.task, ExpressionTask) else {}
+    for name in sorted(set(theirs.get("classes", {})) & set(fields)):
         try:
-            case.task.check_metadata({**theirs, "classes": {**case.task.metadata()["classes"], **theirs["classes"]}})
+            check_same_classes(theirs["classes"][name], fields[name].classes, f"label {name!r}")
         except VeaError as error:
             yield Finding("warning", "init_from", f"other classes than the data: {error}",
                           "only its encoder is taken, the heads start anew")  # fmt: skip
