@@ -416,7 +416,8 @@ def check_resume(case: Case) -> Iterator[Finding]:
         chosen = Path(resume)
     if chosen is not None:
         check_same_run(chosen, config=case.config)
-        case.task.check_metadata(json.loads((chosen / "state.json").read_text(encoding="utf-8")).get("task", {}))
+        if isinstance(case.task, ExpressionTask):  # a pretraining task would want its teacher for that
+            case.task.check_metadata(json.loads((chosen / "state.json").read_text(encoding="utf-8")).get("task", {}))
         yield Finding("ok", "resume", f"goes on from {chosen}")
     elif found:
         yield Finding("ok", "resume", f"starts anew; {run_dir} is kept beside it")
@@ -616,6 +617,9 @@ def examine(config: RunConfig) -> list[Finding]:
             findings += list(check(case))
         except (VeaError, OSError) as error:
             findings.append(Finding.of(error, what))
+        except Exception as error:  # a mistake of the doctor's own must not keep a good job from starting
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            findings.append(Finding("warning", what, f"this could not be looked at ({reason})"))
     # a model that cannot be built is said once, not by each check that wants its size
     return list({(finding.state, finding.text): finding for finding in reversed(findings)}.values())[::-1]
 

@@ -101,6 +101,7 @@ def test_a_whole_config_misses_nothing(recipe: str, data: str, tmp_path: Path, c
     assert {line.split()[0] for line in lines} <= {"ok", "warning"}
     assert any("12 samples in 3 shards" in line for line in lines)
     assert any("for 4 checkpoints" in line for line in lines)
+    assert not any("could not be looked at" in line for line in lines)
     assert not (tmp_path / "runs").exists()  # it leaves nothing behind
 
 
@@ -213,9 +214,11 @@ def test_init_from_must_fit_and_other_classes_are_said(data: str, tmp_path: Path
     assert "does not fit" in findings(plain, "missing")["init_from"]
 
 
-def test_a_run_with_other_settings_is_in_the_way(data: str):
-    plain = settings(data)
+@pytest.mark.parametrize("recipe", ["pretrain", "expression"])
+def test_a_run_with_other_settings_is_in_the_way(recipe: str, data: str):
+    plain = settings(data, recipe)
     save_run(Path(plain["out"]), plain)
+    assert findings(plain) == {}
     assert "goes on from" in findings(plain, "ok")["resume"]
     plain["train"]["steps"] = 5
     assert "train.steps was 4 and is 5 now" in findings(plain, "missing")["resume"]
@@ -269,6 +272,12 @@ def test_a_slurm_job_shares_the_batch_among_its_ranks(data: str, monkeypatch: py
     assert "32 = 8 ranks x 1 x 4 samples" in found["batch"]
     monkeypatch.setenv("SLURM_NTASKS", "6")
     assert "not a multiple of the 6 ranks" in findings(settings(data), "missing")["model"]
+
+
+def test_a_mistake_of_the_doctor_keeps_no_job_from_starting(data: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(doctor.CHECKS, "git", lambda case: iter([1 / 0]))
+    (finding,) = [item for item in doctor.examine(config_of(settings(data))) if item.what == "git"]
+    assert finding.state == "warning" and "ZeroDivisionError" in finding.text
 
 
 def test_versions_tracking_and_keys(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
