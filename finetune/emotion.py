@@ -9,6 +9,11 @@ from __future__ import annotations
 
 import sys
 
+from vea.training import preempt
+
+if __name__ == "__main__":
+    preempt.listen()  # before torch is imported: a signal in those seconds must not lose the job
+
 from vea.config import EmotionConfig, config_from_command_line
 from vea.errors import command
 from vea.recipe import fine_tune

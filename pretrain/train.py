@@ -10,6 +10,11 @@ from __future__ import annotations
 import sys
 from functools import partial
 
+from vea.training import preempt
+
+if __name__ == "__main__":
+    preempt.listen()  # before torch is imported: a signal in those seconds must not lose the job
+
 import torch
 
 from vea import runtime as vea_runtime

@@ -22,12 +22,15 @@ IN_VEA = [path for path in SOURCES if path.is_relative_to(ROOT / "vea")]
 
 # Lower layers first: a module may import its own layer and those below. The longest prefix of a module's name counts.
 LAYERS = [
-    # vea.training.checkpoint only reads and writes files of tensors: tasks start from weights through it
-    {"vea", "vea.errors", "vea.labels", "vea.config", "vea.runtime", "vea.data.sample", "vea.training.checkpoint"},
+    # vea.training.checkpoint only reads and writes files of tensors: tasks start from weights through it;
+    # vea.training.preempt is the standard library only: recipes and vea.runtime ask it for signals
+    {"vea", "vea.errors", "vea.labels", "vea.config", "vea.runtime", "vea.data.sample", "vea.training.checkpoint"}
+    | {"vea.training.preempt"},
     {"vea.losses", "vea.models", "vea.data", "vea.metrics", "vea.caption_metrics", "vea.robustness"},
     {"vea.tasks"},
     {"vea.training", "vea.hub"},
-    {"vea.report", "vea.predict", "vea.predict_cli", "vea.serve", "vea.recipe", "vea.compare_cli"},
+    {"vea.report", "vea.predict", "vea.predict_cli", "vea.serve", "vea.recipe", "vea.compare_cli"}
+    | {"vea.runs_cli", "vea.doctor"},
     {"vea.cli"},
 ]
 LAYER = {name: height for height, names in enumerate(LAYERS) for name in names}

@@ -10,13 +10,11 @@ A verb's code is imported when the verb is used, so that ``vea --help`` takes no
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import vea
 from vea.errors import VeaError, command, did_you_mean
@@ -41,7 +39,8 @@ VERBS = {
     "config": Verb("vea.cli:show_config", "CONFIG [a.b=c ...]: check a config and print it with every default"),
     "shards": Verb("vea.data.shards_cli:main", "check|stats|show DIR: is a prepared data set whole, what is in it"),
     "loader": Verb("vea.data.loader_cli:main", "keys CONFIG: the sample keys of each global batch"),
-    "runs": Verb("vea.cli:list_runs", "[DIR]: the runs below a folder, how far they are, their best value"),
+    "runs": Verb("vea.runs_cli:main", "[DIR]: the runs below a folder: state, step, rate, time left, best value"),
+    "doctor": Verb("vea.doctor:main", "CONFIG [a.b=c ...]: what a job would miss, before it starts"),
     "report": Verb("vea.cli:make_report", "RUN: write RUN/report.html, plots and pictures on one page"),
     "compare": Verb("vea.compare_cli:compare", "RUN_A RUN_B: is the difference between two evaluated runs real"),
     "leaderboard": Verb("vea.compare_cli:leaderboard", "[DIR]: a table over the evaluated runs below a folder"),
@@ -79,44 +78,6 @@ def make_report(argv: list[str]) -> None:
     from vea.report import write_report
 
     print(write_report(arguments.run))
-
-
-def _progress(record: dict[str, Any]) -> str:
-    step, steps = record.get("step"), record.get("steps")
-    return f"{'?' if step is None else step}/{'?' if steps is None else steps}"
-
-
-def run_row(run_dir: Path, *, name: str) -> list[str]:
-    """Returns [name, state, step/steps, best value, last checkpoint] of a run folder, from its files alone."""
-    try:
-        record = json.loads((run_dir / "state.json").read_text(encoding="utf-8"))
-        if not isinstance(record, dict):
-            raise ValueError("no mapping")
-    except (OSError, ValueError):
-        record = {"state": "unreadable state.json"}
-    best = record.get("best")
-    shown = f"{best['metric']} {best['value']:.4f} at step {best['step']}" if best else "-"
-    # the rule of vea.training.checkpoint, which would import torch: whole folders have a state.json
-    whole = sorted(path.parent.name for path in (run_dir / "checkpoints").glob("step_*/state.json"))
-    return [name, str(record.get("state", "?")), _progress(record), shown, whole[-1] if whole else "-"]
-
-
-def list_runs(argv: list[str]) -> None:
-    """Prints one line per run folder below a folder."""
-    parser = argparse.ArgumentParser(prog="vea runs", description=VERBS["runs"].help)
-    parser.add_argument("dir", nargs="?", type=Path, default=Path("runs"), help="folder of runs, or one run (runs)")
-    root = parser.parse_args(argv).dir
-    if not root.is_dir():
-        raise VeaError(f"no folder {root}; give the folder that holds the runs (recipes write to runs/NAME)")
-    # checkpoints, best/ and final/ have a state.json as well, but no config.yaml
-    found = sorted(path.parent for path in root.rglob("state.json") if (path.parent / "config.yaml").is_file())
-    if not found:
-        raise VeaError(f"no run below {root} (a run folder holds config.yaml and state.json)")
-    rows = [["run", "state", "step", "best", "last checkpoint"]]
-    rows += [run_row(run, name=run.relative_to(root).as_posix() if run != root else run.name) for run in found]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
 
 
 @command

@@ -17,7 +17,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from vea.config import RuntimeConfig
-from vea.errors import VeaError
+from vea.errors import Preempted, VeaError
+from vea.training.preempt import came_early
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ def start(config: RuntimeConfig, *, precision: str = "auto") -> Runtime:
 
     Raises:
         VeaError: ``device: cuda`` was asked for and there is none.
+        Preempted: a signal came to any rank since it called ``vea.training.preempt.listen``.
     """
     rank, world_size, local_rank = _place_from_environment()
     if config.device == "cuda" and not torch.cuda.is_available():
@@ -90,6 +92,8 @@ def start(config: RuntimeConfig, *, precision: str = "auto") -> Runtime:
             world_size=world_size,
             timeout=timedelta(seconds=config.timeout_s),
         )
+    if any_rank(came_early() is not None, device=device):
+        raise Preempted(f"stopped by {came_early() or 'another rank'} before training: run the same command to go on")
     return Runtime(device, rank, world_size, local_rank, {"bf16": torch.bfloat16, "fp32": torch.float32}[precision])
 
 

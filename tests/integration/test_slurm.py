@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 from test_distributed import records
 
 NEEDED = ("slurmctld", "slurmd", "munged", "sbatch")
@@ -86,3 +88,23 @@ def test_signalled_requeued_and_finished_with_the_weights_of_an_undisturbed_run(
         assert steps == list(range(1, STEPS + 1)), f"{run.name}: {text[-2000:]}"
     weights = [(run / "final" / "model.safetensors").read_bytes() for run in (calm, disturbed)]
     assert weights[0] == weights[1]
+
+
+def test_a_sweep_runs_each_line_in_a_folder_of_its_own(cluster, data, tmp_path, repository):
+    """Two lines of a file, two runs; a line that the doctor refuses ends with its code and its sentence."""
+    lines = tmp_path / "sweep.txt"
+    lines.write_text(f"# rate\ntrain.base_lr=2e-3 out={tmp_path / '1'}\n\n'notes=a b' out={tmp_path / '2'} seed=1.5\n")
+    wanted = ["--array=1-2", "--gpus-per-node=1", "--cpus-per-task=1", "--time=5", f"--output={tmp_path}/%a.log"]
+    small = ["train.steps=2", "train.warmup_steps=0", "train.log_every=1", "data.workers=0", "runtime.device=cpu"]
+    small += [f"data.train.0.path={data}", f"data.val.0.path={data}", "tracking.backend=none", "runtime.threads=1"]
+    line = ["sbatch", "--parsable", *wanted, "slurm/sweep_array.sbatch", str(lines)]
+    line += ["pretrain/train.py", "configs/pretrain/smoke.yaml", *small]
+    made = subprocess.run(line, cwd=repository, env=cluster, capture_output=True, text=True, timeout=30, check=False)
+    assert made.returncode == 0, made.stderr
+    wait(lambda: not queued(made.stdout.strip().split(";")[0], cluster), what="the sweep")
+    logs = {number: (tmp_path / f"{number}.log").read_text() for number in (1, 2)}
+    assert json.loads((tmp_path / "1/state.json").read_text())["state"] == "done", logs[1]
+    config = yaml.safe_load((tmp_path / "1/config.yaml").read_text())
+    assert (config["name"], config["train"]["base_lr"]) == ("smoke-sweep-1", 2e-3)
+    assert "0 missing" in logs[1]
+    assert "error:" in logs[2] and "seed" in logs[2] and not (tmp_path / "2").exists()

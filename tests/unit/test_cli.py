@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,7 @@ import vea
 from vea.cli import VERBS, main
 from vea.config import TrainConfig
 from vea.errors import VeaError
+from vea.runs_cli import HEADER, duration, run_row
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = str(ROOT / "configs/pretrain/demo.yaml")
@@ -117,10 +121,56 @@ def test_runs_lists_state_step_best_and_last_checkpoint(tmp_path: Path, capsys: 
     (tmp_path / "a/checkpoints/step_00000200").mkdir()  # no state.json: a killed writer's leftover
     assert main(["runs", str(tmp_path)]) == 0
     header, first, second = capsys.readouterr().out.splitlines()
-    assert header.split() == ["run", "state", "step", "best", "last", "checkpoint"]
+    assert header.split("  ")[0] == "run" and header.split() == " ".join(HEADER).split()
     best_shown = "expression/accuracy 0.5124 at step 80"
-    assert first.split() == ["a", "done", "100/100", *best_shown.split(), "step_00000100"]
-    assert second.split() == ["sweep/b", "running", "3/9", "-", "-"]
+    assert first.split() == ["a", "done", "100/100", "-", "-", "-", *best_shown.split(), "step_00000100"]
+    assert second.split() == ["sweep/b", "running", "3/9", "-", "-", "-", "-", "-"]
+
+
+@pytest.mark.parametrize(
+    ("age", "interval", "alive", "state"),
+    [
+        (4, 2, None, "running"),
+        (299, 2, None, "running"),
+        (400, 2, None, "stopped"),  # another machine's run that says nothing
+        (400, 100, None, "running"),  # a slow one
+        (4, 2, False, "stopped"),  # this machine's, and its process is gone
+        (400, 2, True, "running, silent"),
+    ],
+)
+def test_runs_does_not_believe_a_dead_run(age, interval, alive, state, tmp_path: Path):
+    where = {} if alive is None else {"host": platform.node(), "pid": os.getpid() if alive else dead_pid()}
+    record = {"state": "running", "step": 0, "steps": 90, "best": None, **where}
+    make_run(tmp_path / "a", record=record)
+    now = time.time()
+    lines = [{"kind": "train", "step": step, "images_per_s": 99.6, "eta_s": 1000.0} for step in (7, 8)]
+    for line, moment in zip(lines, (now - age - interval, now - age)):
+        line["time"] = moment
+    (tmp_path / "a/metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"kind": "tr')
+    os.utime(tmp_path / "a/state.json", (now - 5000, now - 5000))
+    name, shown, step, rate, eta, told, *_ = run_row(tmp_path / "a", name="a")
+    assert (name, shown, step, rate) == ("a", state, "8/90", "100")
+    assert eta == (duration(1000 - age) if state == "running" else "-")
+    assert told == f"{duration(age)} ago"
+
+
+def dead_pid() -> int:
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    return child.pid
+
+
+def test_runs_of_hundreds_is_quick_and_imports_no_torch(tmp_path: Path):
+    line = json.dumps({"kind": "train", "step": 1, "time": time.time(), "loss": 0.123456789}) + "\n"
+    for number in range(300):
+        make_run(tmp_path / f"group/{number:03}", record={"state": "done"}, checkpoints=("step_00000001",))
+        (tmp_path / f"group/{number:03}/metrics.jsonl").write_text(line * 2000)
+    start = time.perf_counter()
+    result = run("runs", str(tmp_path))
+    assert len(result.stdout.splitlines()) == 301
+    assert time.perf_counter() - start < 10
+    code = f"import sys; from vea.cli import main; main(['runs', {str(tmp_path)!r}]); assert 'torch' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True).returncode == 0
 
 
 def test_runs_of_a_broken_state_and_of_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

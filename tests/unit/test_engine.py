@@ -13,6 +13,7 @@ from vea.config import ExpressionConfig
 from vea.errors import Preempted, RunError, VeaError
 from vea.tasks.base import Task
 from vea.training import checkpoint as ckpt
+from vea.training import preempt
 from vea.training.engine import evaluate, fit, micro_batch_size
 from vea.training.optim import parameter_groups
 from vea.training.schedule import learning_rate
@@ -118,6 +119,20 @@ def test_resume_after_preemption_is_bit_identical(tmp_path):
     assert summary.step == 12
     assert final_bytes(tmp_path / "a") == final_bytes(tmp_path / "b")
     assert steps_logged(tmp_path / "b") == list(range(1, 13))
+
+
+def test_a_signal_while_the_run_opens_stops_before_the_first_step(tmp_path, monkeypatch):
+    cfg = config(tmp_path / "a")
+    runtime = rt.start(cfg.runtime)
+    monkeypatch.setattr(preempt, "_early", ["SIGTERM"])
+    for refused in (
+        lambda: rt.start(cfg.runtime),
+        lambda: fit(ToyTask(), config=cfg, runtime=runtime, train_batches=train_batches),
+    ):
+        with pytest.raises(Preempted, match=r"stopped by SIGTERM before .*run the same command"):
+            refused()
+    assert ckpt.list_checkpoints(tmp_path / "a") == []
+    assert json.loads((tmp_path / "a" / "state.json").read_text())["state"] == "preempted"
 
 
 def validations(folder):

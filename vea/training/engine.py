@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import math
+import os
 import platform
 import subprocess
 import time
@@ -177,7 +178,9 @@ def load_into(task: Task, weights: dict[str, Tensor], *, where: str) -> None:
     task.load_state_dict(weights, strict=False)  # frozen teachers are not in the file
 
 
-def _git_state() -> dict[str, str]:
+def git_state() -> dict[str, str]:
+    """Returns the commit and the changed files of this code; an empty dict where git cannot say."""
+
     def ask(*words: str) -> str:
         answer = subprocess.run(["git", *words], capture_output=True, text=True, timeout=10, cwd=Path(__file__).parent)
         return answer.stdout.strip() if answer.returncode == 0 else ""
@@ -210,6 +213,24 @@ def _first_difference(old: Any, new: Any, path: str = "") -> str | None:
     return None if old == new else f"{path} was {old!r} and is {new!r} now"
 
 
+def check_same_run(folder: Path, *, config: RunConfig) -> None:
+    """Raises an error when the checkpoint in ``folder`` is none, is broken, or belongs to a run with other settings."""
+    if not (folder / "state.json").is_file():
+        raise VeaError(f"train.resume: {folder} is not a checkpoint (no state.json in it)")
+    try:
+        old = json.loads((folder / "state.json").read_text(encoding="utf-8"))["config"]
+    except (ValueError, KeyError):
+        raise RunError(
+            f"{folder / 'state.json'} is broken; remove its folder to go on from an earlier checkpoint"
+        ) from None
+    difference = _first_difference(old, config.model_dump(mode="json"))
+    if difference:
+        raise VeaError(
+            f"{config.run_dir} holds a run with other settings ({difference}); choose another name=..., or start "
+            "over with train.resume=never (the old folder is kept beside it)"
+        )
+
+
 def _set_aside(run_dir: Path) -> None:
     number = 1
     while (target := run_dir.with_name(f"{run_dir.name}.{number}")).exists():
@@ -229,7 +250,7 @@ class _Run:
         self.metrics: dict[str, float] = {}
         self.plain_config = config.model_dump(mode="json")
         self.versions = {"vea": vea.__version__, "torch": torch.__version__, "python": platform.python_version()}
-        self.git = _git_state() if runtime.is_main else {}
+        self.git = git_state() if runtime.is_main else {}
 
     def open(self) -> Path | None:
         """Returns the checkpoint to resume from, if any; makes the folder and writes the resolved config on rank 0."""
@@ -243,28 +264,12 @@ class _Run:
             found = ckpt.list_checkpoints(self.dir)
             chosen = found[-1].path if found and resume == "auto" else None
         if chosen is not None:
-            self._same_run(chosen)
+            check_same_run(chosen, config=self.config)
         self.runtime.barrier()
         if self.runtime.is_main:
             self.dir.mkdir(parents=True, exist_ok=True)
             ckpt.write_text(self.dir / "config.yaml", to_yaml(self.config))
         return chosen
-
-    def _same_run(self, folder: Path) -> None:
-        if not (folder / "state.json").is_file():
-            raise VeaError(f"train.resume: {folder} is not a checkpoint (no state.json in it)")
-        try:
-            old = json.loads((folder / "state.json").read_text(encoding="utf-8"))["config"]
-        except (ValueError, KeyError):
-            raise RunError(
-                f"{folder / 'state.json'} is broken; remove its folder to go on from an earlier checkpoint"
-            ) from None
-        difference = _first_difference(old, self.plain_config)
-        if difference:
-            raise VeaError(
-                f"{self.dir} holds a run with other settings ({difference}); choose another name=..., or start "
-                "over with train.resume=never (the old folder is kept beside it)"
-            )
 
     def metadata(self, **extra: Any) -> dict[str, Any]:
         return {
@@ -391,7 +396,7 @@ def fit(
             f"{runtime.world_size} x {runtime.device}, "
             f"{'resuming at' if chosen else 'starting at'} step {run.step} of {settings.steps}, folder {run.dir}"
         )
-    run.say_state("running")
+    run.say_state("running", pid=os.getpid(), host=platform.node())
     exit_code = 1
     try:
         with StopSignal() as stop:
@@ -426,6 +431,10 @@ def _train(
     model = parallel_model(task, runtime, compiled=settings.compile)
     parameters = [parameter for parameter in task.parameters() if parameter.requires_grad]
     meter = _Meter(config.data.global_batch_size)
+    if rt.any_rank(stop.received, device=runtime.device):  # it came since the process started: nothing is lost
+        raise Preempted(
+            f"stopped by {stop.name or 'another rank'} before a step was made: run the same command to go on"
+        )
     if run.owes_validation and eval_batches is not None:
         _validate(run, ema, log, eval_batches)
     if run.step >= settings.steps:
