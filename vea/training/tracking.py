@@ -183,7 +183,7 @@ class View:
             self.run.finish()
 
 
-def open_view(run_dir: Path, config: RunConfig, *, backend: str, mode: str) -> View:
+def open_view(run_dir: Path, config: RunConfig, *, backend: str, mode: str, live: bool = True) -> View:
     """Returns the view of a run. A run that the server knows already is gone on with, after its last step.
 
     Args:
@@ -191,6 +191,7 @@ def open_view(run_dir: Path, config: RunConfig, *, backend: str, mode: str) -> V
         config: names project, group and tags, and is shown as a whole.
         backend: wandb | trackio.
         mode: wandb only: offline | online.
+        live: the run goes on in this process, whose machine and load are shown as well.
 
     Raises:
         ImportError: the backend is not installed.
@@ -198,12 +199,15 @@ def open_view(run_dir: Path, config: RunConfig, *, backend: str, mode: str) -> V
     """
     shown = config.model_dump(mode="json")
     if backend == "trackio":
-        return _open_trackio(run_dir, config, shown)
+        return _open_trackio(run_dir, config, shown, live=live)
     import wandb
 
     if mode == "online" and not wandb.login(prompt=False, verify=False):
         raise RuntimeError("no wandb API key: set WANDB_API_KEY (and WANDB_BASE_URL for a server of your own)")
     settings = wandb.Settings(silent=True, init_timeout=30, finish_timeout=120, disable_git=True, console="off")
+    if not live:  # the machine that sends is not the one that trained
+        settings.x_disable_stats = settings.x_disable_meta = settings.x_disable_machine_info = True
+        settings.x_save_requirements = False
     run = wandb.init(
         id=run_id(run_dir, "wandb_id"),
         resume="allow" if mode == "online" else None,
@@ -231,15 +235,23 @@ def run_id(run_dir: Path, name: str) -> str:
     return path.read_text(encoding="utf-8")
 
 
-def _open_trackio(run_dir: Path, config: RunConfig, shown: dict[str, Any]) -> View:
+def _open_trackio(run_dir: Path, config: RunConfig, shown: dict[str, Any], *, live: bool) -> View:
     # one data base for all runs of a folder; trackio reads the variable when it is imported
     os.environ.setdefault("TRACKIO_DIR", str((run_dir.parent / "trackio").resolve()))
     import trackio
     from trackio.sqlite_storage import SQLiteStorage
 
     project, name = config.tracking.project, f"{config.name}-{run_id(run_dir, 'wandb_id')}"
+    load = None if live else False  # None: where psutil or an NVIDIA GPU is there
     run = trackio.init(
-        project=project, name=name, group=config.tracking.group, config=shown, resume="allow", embed=False
+        project=project,
+        name=name,
+        group=config.tracking.group,
+        config={**shown, "tags": config.tracking.tags},
+        resume="allow",
+        embed=False,
+        auto_log_cpu=load,
+        auto_log_gpu=load,
     )
     last = SQLiteStorage.get_max_step_for_run(project, name)
     return View(trackio, run, first_step=0 if last is None else last + 1)
