@@ -69,19 +69,21 @@ def sync(run_dir: Path, *, backend: str, mode: str, artifacts: bool) -> str:
         RunError: the backend is missing, has no key, or cannot be reached.
     """
     config = read_run(run_dir)
-    try:
-        view = open_view(run_dir, config, backend=backend, mode=mode, live=False)
-    except Exception as error:  # wandb raises what it likes: no key, no network, no such project
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise RunError(f"{run_dir} was not sent: {backend} says: {reason.rstrip('.')}; metrics.jsonl is whole") from None
     exit_code = 0 if summary_of(run_dir).get("state") == "done" else 1
     try:
-        last = send_history(view, run_dir)
-        evaluations = send_evaluations(view, run_dir, after=last)
-        if artifacts or (config.tracking.artifacts and view.sent):
-            view.add_weights(run_dir, name=config.name)
-    finally:
-        view.finish(run_dir, exit_code=exit_code)
+        view = open_view(run_dir, config, backend=backend, mode=mode, live=False)
+        try:
+            last = send_history(view, run_dir)
+            evaluations = send_evaluations(view, run_dir, after=last)
+            if artifacts or (config.tracking.artifacts and view.sent):
+                view.add_weights(run_dir, name=config.name)
+        finally:
+            view.finish(run_dir, exit_code=exit_code)
+    except Exception as error:  # trackers raise what they like: no key, no network, no such project
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise RunError(
+            f"{run_dir} was not sent in full: {backend} says: {reason}; its record is whole, run the same command again"
+        ) from error
     what = f"{view.sent} steps" if view.sent else "nothing new"
     what += f", {evaluations} evaluation{'s' * (evaluations > 1)}" if evaluations else ""
     before = f" (after step {view.first_step - 1}, the last one there)" if view.first_step else ""

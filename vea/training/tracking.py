@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from vea.config import RunConfig
-from vea.training.checkpoint import write_text
 
 Record = dict[str, Any]
 MAX_TABLE_ROWS = 10_000  # what wandb keeps of a table
@@ -204,7 +203,10 @@ def open_view(run_dir: Path, config: RunConfig, *, backend: str, mode: str, live
 
     if mode == "online" and not wandb.login(prompt=False, verify=False):
         raise RuntimeError("no wandb API key: set WANDB_API_KEY (and WANDB_BASE_URL for a server of your own)")
-    settings = wandb.Settings(silent=True, init_timeout=30, finish_timeout=120, disable_git=True, console="off")
+    patience = float(os.environ.get("WANDB_INIT_TIMEOUT", 30))  # a job does not wait longer for a server
+    settings = wandb.Settings(
+        silent=True, init_timeout=patience, finish_timeout=120, disable_git=True, console="off"
+    )
     if not live:  # the machine that sends is not the one that trained
         settings.x_disable_stats = settings.x_disable_meta = settings.x_disable_machine_info = True
         settings.x_save_requirements = False
@@ -231,6 +233,8 @@ def run_id(run_dir: Path, name: str) -> str:
     """Returns the id in ``RUN/<name>``; makes it where there is none."""
     path = run_dir / name
     if not path.is_file():
+        from vea.training.checkpoint import write_text  # it takes torch, which `vea sync` can do without
+
         write_text(path, secrets.token_hex(4))
     return path.read_text(encoding="utf-8")
 
