@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from vea.config import RunConfig
+from vea.errors import Preempted
 
 Record = dict[str, Any]
 MAX_TABLE_ROWS = 10_000  # what wandb keeps of a table
@@ -172,8 +173,8 @@ class View:
         self.run.alert(title=title, text=text, level=getattr(self.api.AlertLevel, level))
 
     def finish(self, run_dir: Path, *, exit_code: int) -> None:
-        """Sends what is left, the summary, and ends the run; the last row of a preempted run waits for its next life."""
-        if exit_code != 75:
+        """Sends what is left and the summary, ends the run; the last row of a preempted run waits for its next life."""
+        if exit_code != Preempted.exit_code:
             self.flush()
         if self.api.__name__ == "wandb":
             self.run.summary.update(summary_of(run_dir))
@@ -204,14 +205,12 @@ def open_view(run_dir: Path, config: RunConfig, *, backend: str, mode: str, live
     if mode == "online" and not wandb.login(prompt=False, verify=False):
         raise RuntimeError("no wandb API key: set WANDB_API_KEY (and WANDB_BASE_URL for a server of your own)")
     patience = float(os.environ.get("WANDB_INIT_TIMEOUT", 30))  # a job does not wait longer for a server
-    settings = wandb.Settings(
-        silent=True, init_timeout=patience, finish_timeout=120, disable_git=True, console="off"
-    )
+    settings = wandb.Settings(silent=True, init_timeout=patience, finish_timeout=120, disable_git=True, console="off")
     if not live:  # the machine that sends is not the one that trained
         settings.x_disable_stats = settings.x_disable_meta = settings.x_disable_machine_info = True
         settings.x_save_requirements = False
     run = wandb.init(
-        id=run_id(run_dir, "wandb_id"),
+        id=run_id(run_dir),
         resume="allow" if mode == "online" else None,
         mode=mode,  # type: ignore[arg-type]
         project=config.tracking.project,
@@ -229,14 +228,15 @@ def open_view(run_dir: Path, config: RunConfig, *, backend: str, mode: str, live
     return View(wandb, run, first_step=run.starting_step)
 
 
-def run_id(run_dir: Path, name: str) -> str:
-    """Returns the id in ``RUN/<name>``; makes it where there is none."""
+def run_id(run_dir: Path, name: str = "wandb_id") -> str:
+    """Returns the id in ``RUN/<name>``; makes it where there is none: the sweep's in a sweep, else a random one."""
     path = run_dir / name
     if not path.is_file():
         from vea.training.checkpoint import write_text  # it takes torch, which `vea sync` can do without
 
-        write_text(path, secrets.token_hex(4))
-    return path.read_text(encoding="utf-8")
+        given = os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else None
+        write_text(path, given or secrets.token_hex(4))
+    return path.read_text(encoding="utf-8").strip()
 
 
 def _open_trackio(run_dir: Path, config: RunConfig, shown: dict[str, Any], *, live: bool) -> View:
