@@ -42,6 +42,10 @@ VERBS = {
     "runs": Verb("vea.runs_cli:main", "[DIR]: the runs below a folder: state, step, rate, time left, best value"),
     "doctor": Verb("vea.doctor:main", "CONFIG [a.b=c ...]: what a job would miss, before it starts"),
     "report": Verb("vea.cli:make_report", "RUN: write RUN/report.html, plots and pictures on one page"),
+    "sync": Verb("vea.sync_cli:main", "RUN ...: send the recorded history to wandb or trackio, every step once"),
+    "dashboard": Verb(
+        "vea.dashboard:main", "[--project P] [--out FILE]: a project's wandb workspace and report, as code"
+    ),
     "compare": Verb("vea.compare_cli:compare", "RUN_A RUN_B: is the difference between two evaluated runs real"),
     "leaderboard": Verb("vea.compare_cli:leaderboard", "[DIR]: a table over the evaluated runs below a folder"),
     "predict": Verb("vea.predict_cli:main", "FILE|FOLDER ...: the expression of every face in every picture"),

@@ -111,11 +111,13 @@ class TrainConfig(Section):
 class TrackingConfig(Section):
     """Where curves go beside ``metrics.jsonl``, which is always written."""
 
-    backend: Literal["wandb", "none"] = "wandb"
-    mode: Literal["offline", "online"] = "offline"
+    backend: Literal["wandb", "trackio", "none"] = "wandb"
+    mode: Literal["offline", "online"] = Field("offline", description="of wandb; `vea sync RUN` sends an offline run")
     project: str = "vea"
     group: str | None = None
     tags: list[str] = []
+    artifacts: bool = Field(False, description="the final weights as an artifact: a copy of them on disk or server")
+    stall_minutes: float | None = Field(30.0, gt=0, description="silence of a run after which it warns and alerts")
 
 
 class RuntimeConfig(Section):

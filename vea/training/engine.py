@@ -397,23 +397,24 @@ def fit(
             f"{'resuming at' if chosen else 'starting at'} step {run.step} of {settings.steps}, folder {run.dir}"
         )
     run.say_state("running", pid=os.getpid(), host=platform.node())
-    exit_code = 1
+    exit_code, ending = 1, ""
     try:
         with StopSignal() as stop:
             _train(run, optimizer, ema, stop, log, train_batches, eval_batches)
         _finish(run, ema)
         exit_code = 0
     except Preempted as reason:
-        exit_code = reason.exit_code
+        exit_code, ending = reason.exit_code, str(reason)
         run.say_state("preempted", reason=str(reason))
         raise
     except Exception as error:
+        ending = str(error)
         with contextlib.suppress(OSError):
             run.say_state("failed", reason=str(error))
         raise
     finally:
         if log:
-            log.close(exit_code=exit_code)
+            log.close(exit_code=exit_code, reason=ending)
     return Summary(run.dir, run.step, run.metrics, run.best)
 
 
@@ -522,6 +523,8 @@ def _validate(run: _Run, ema: Ema | None, log: MetricsLog | None, eval_batches: 
     if log or isinstance(run.task, FSDPModule):  # parameters that are cut over the ranks need all of them
         with ema.swapped_in(run.task) if ema else contextlib.nullcontext():
             _save_pictures(run, next(iter(eval_batches())))
+    if log:
+        log.show_pictures(run.dir / "pictures")
 
 
 @torch.no_grad()

@@ -1,16 +1,18 @@
-"""What a run says: ``metrics.jsonl`` is the record, the console and wandb are views of it."""
+"""What a run says: ``metrics.jsonl`` is the record, the console and the tracker are views of it."""
 
 from __future__ import annotations
 
+import contextlib
 import json
-import secrets
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from vea.config import RunConfig
+from vea.errors import Preempted
 from vea.training.checkpoint import write_text
+from vea.training.tracking import Tracker, Watchdog, read_records
 
 
 def console_line(record: dict[str, Any], *, steps: int) -> str:
@@ -31,7 +33,7 @@ def console_line(record: dict[str, Any], *, steps: int) -> str:
 
 
 class MetricsLog:
-    """Appends records to ``metrics.jsonl``; prints them; shows them to wandb. Only rank 0 has one.
+    """Appends records to ``metrics.jsonl``; prints them; shows them to the tracker. Only rank 0 has one.
 
     Opening it at step ``start_step`` drops records of later steps, written by a life that was killed before its next
     checkpoint: every step stands in the file once. With ``owes_validation`` that of ``start_step`` is yet to come.
@@ -40,85 +42,58 @@ class MetricsLog:
     def __init__(self, run_dir: Path, config: RunConfig, *, start_step: int, owes_validation: bool = False) -> None:
         self.path = run_dir / "metrics.jsonl"
         self.steps = config.train.steps
-        self._started = time.time()
+        self._batch = config.data.global_batch_size
         last = {"train": start_step, "val": start_step - owes_validation}
-        records = ((line, json.loads(line)) for line in self._lines())
-        kept = [line for line, record in records if record["step"] <= last.get(record["kind"], start_step)]
-        write_text(self.path, "".join(line + "\n" for line in kept))
+        kept = [record for record in read_records(self.path) if record["step"] <= last.get(record["kind"], start_step)]
+        write_text(self.path, "".join(json.dumps(record) + "\n" for record in kept))
         self._file = self.path.open("a", encoding="utf-8", buffering=1)
-        self._wandb: Any = None
-        if config.tracking.backend == "wandb":
-            self._start_wandb(run_dir, config)
-
-    def _lines(self) -> list[str]:
-        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.is_file() else []
-        whole = []
-        for line in lines:
-            try:
-                json.loads(line)
-            except ValueError:  # the last line of a killed run may be cut
-                continue
-            whole.append(line)
-        return whole
-
-    def _start_wandb(self, run_dir: Path, config: RunConfig) -> None:
-        try:
-            import wandb
-
-            id_file = run_dir / "wandb_id"
-            if not id_file.is_file():
-                write_text(id_file, secrets.token_hex(4))
-            self._wandb = wandb.init(
-                id=id_file.read_text(),
-                resume="allow" if config.tracking.mode == "online" else None,
-                mode=config.tracking.mode,
-                project=config.tracking.project,
-                name=config.name,
-                group=config.tracking.group,
-                tags=config.tracking.tags,
-                dir=str(run_dir),
-                config=config.model_dump(mode="json"),
-                settings=wandb.Settings(silent=True),
-            )
-            self._wandb.define_metric("samples")
-            self._wandb.define_metric("*", step_metric="samples")
-        except Exception as error:  # tracking never stops training
-            self._drop_wandb(error)
-
-    def _drop_wandb(self, error: Exception) -> None:
-        print(
-            f"warning: wandb is off for this run ({str(error).splitlines()[0]}); metrics.jsonl has everything",
-            file=sys.stderr,
-            flush=True,
-        )
-        self._wandb = None
+        self._step = start_step
+        self._tracker = Tracker(run_dir, config, record=kept)
+        if start_step:
+            self.event("resumed", f"at step {start_step} of {self.steps}")
+        minutes = config.tracking.stall_minutes
+        self._watchdog = Watchdog(60 * minutes, self._stalled) if minutes else None
 
     def write(self, record: dict[str, Any]) -> None:
         """Adds one record (it needs ``kind`` and ``step``) and prints it as a plain line."""
         record = {**record, "time": round(time.time(), 3)}
+        self._step = record["step"]
         self._file.write(json.dumps(record) + "\n")
         print(console_line(record, steps=self.steps), flush=True)
-        if self._wandb is not None:
-            try:
-                prefix = f"{record['kind']}/"
-                shown = {
-                    name if name == "samples" else prefix + name: value
-                    for name, value in record.items()
-                    if isinstance(value, (int, float)) and name not in ("step", "time")
-                }
-                self._wandb.log(shown, step=record["step"])
-            except Exception as error:  # tracking never stops training
-                self._drop_wandb(error)
+        self._tracker.add(record)
+        if self._watchdog:
+            self._watchdog.hear()
+
+    def event(self, name: str, text: str) -> None:
+        """Adds a record of kind event at the last step: what happened, in words."""
+        record = {"kind": "event", "step": self._step, "samples": self._step * self._batch, "event": name, "text": text}
+        record["time"] = round(time.time(), 3)
+        self._file.write(json.dumps(record) + "\n")
+        self._tracker.add(record)
+
+    def show_pictures(self, folder: Path) -> None:
+        """Shows the pictures of the run folder to the tracker."""
+        self._tracker.add_pictures(folder)
+
+    def _stalled(self, seconds: float) -> None:
+        text = f"nothing was logged for {seconds / 60:.0f} min after step {self._step} of {self.steps}"
+        print(f"warning: the run stalls: {text}", file=sys.stderr, flush=True)
+        self._tracker.alert("stalled", text, level="WARN")
 
     def say(self, text: str) -> None:
         """Prints one line for the reader of the log."""
         print(text, flush=True)
 
-    def close(self, *, exit_code: int = 0) -> None:
-        """Closes the file and wandb's run."""
-        self._file.close()
-        if self._wandb is not None:
-            try:
-                self._wandb.finish(exit_code=exit_code)
-            except Exception as error:  # tracking never stops training
-                self._drop_wandb(error)
+    def close(self, *, exit_code: int = 0, reason: str = "") -> None:
+        """Writes how the run ended, sends an alert (not for a preemption), closes the file and the tracker."""
+        if self._watchdog:
+            self._watchdog.close()
+        name = {0: "done", Preempted.exit_code: "preempted"}.get(exit_code, "failed")
+        text = reason or f"at step {self._step} of {self.steps}"
+        with contextlib.suppress(OSError):  # a full disk is told by what ended the run
+            self.event(name, text)
+            self._file.close()
+        if name != "preempted":
+            title = "loss is not finite" if "not finite" in text else name
+            self._tracker.alert(title, text, level="INFO" if name == "done" else "ERROR")
+        self._tracker.close(exit_code=exit_code)
