@@ -40,6 +40,7 @@ class Verb:
 VERBS = {
     "config": Verb("vea.cli:show_config", "CONFIG [a.b=c ...]: check a config and print it with every default"),
     "shards": Verb("vea.data.shards_cli:main", "check|stats DIR: is a prepared data set whole, what is in it"),
+    "enrich": Verb("vea.data.enrich_cli:main", "PASS DIR: boxes of people and faces, prompts, teacher embeddings"),
     "loader": Verb("vea.data.loader_cli:main", "keys CONFIG: the sample keys of each global batch"),
     "runs": Verb("vea.cli:list_runs", "[DIR]: the runs below a folder, how far they are, their best value"),
     "report": Verb("vea.cli:make_report", "RUN: write RUN/report.html, plots and pictures on one page"),

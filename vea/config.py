@@ -33,6 +33,9 @@ class DatasetRef(Section):
     split: str = "train"
     weight: float = Field(1.0, gt=0, description="share of the draws in a mixture, relative to the other sets")
     fraction: float = Field(1.0, gt=0, le=1, description="keep this share of the samples, chosen by a hash of the key")
+    persons: str | None = Field(
+        None, description="sidecar of `vea enrich persons` for samples that come without person boxes"
+    )
 
 
 class DataConfig(Section):
