@@ -22,6 +22,8 @@ from vea.config import (
     AugmentConfig,
     DataConfig,
     DatasetRef,
+    DecoderConfig,
+    EncoderConfig,
     PretrainConfig,
     PromptConfig,
     TeacherConfig,
@@ -34,6 +36,7 @@ from vea.data.shards import ShardReader, read_index, write_dataset
 from vea.data.transforms import decode
 from vea.errors import VeaError
 from vea.models.teacher import load_teacher
+from vea.tasks.pretrain import PretrainTask
 
 TINY = TeacherConfig(name="tiny-synthetic")
 
@@ -281,6 +284,30 @@ def test_equal_prompts_are_embedded_once_over_shards_and_runs(tmp_path: Path):
     texts = [reader.read(i)[2]["text"][0] for i in range(4)]
     rows = np.load(done.folder / "val-000000.npy")
     assert np.array_equal(rows, load_teacher(TINY).encode_text(texts).numpy())
+    settings = config(index.root, cache="text")
+    batch = batch_of(settings)
+    assert torch.equal(batch["teacher_text"], load_teacher(TINY).encode_text(batch["text"]))
+    assert "teacher_image" not in batch and "teacher_text" not in batch_of(config(index.root))
+    settings.prompt.source = "attributes"
+    with pytest.raises(VeaError, match=r"teacher_text was made with .*the config says .*attributes"):
+        batch_of(settings)
+
+
+def test_cached_targets_give_the_loss_of_a_live_teacher(tmp_path: Path):
+    root = write(tmp_path / "set")
+    for kind in ("image", "text"):
+        assert main(["enrich", f"teacher-{kind}", str(root), "--teacher", "tiny-synthetic"]) == 0
+    losses = []
+    for cache in ("none", "both"):
+        settings = config(root, cache=cache)
+        settings.model.encoder = EncoderConfig(
+            name="vit_tiny_patch16_224", args={"img_size": 32, "embed_dim": 24, "depth": 1, "num_heads": 2}
+        )
+        settings.model.decoder = DecoderConfig(width=16, depth=1, heads=2)
+        torch.manual_seed(0)
+        task = PretrainTask(settings, teacher=load_teacher(TINY))
+        losses.append({name: float(value) for name, value in task.forward(batch_of(settings), step=0).items()})
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5) and losses[0]["contrastive"] > 0
 
 
 def test_prompts(tmp_path: Path):
@@ -297,10 +324,13 @@ def test_a_torchvision_detector_from_a_local_file(tmp_path: Path, capsys):
     torch.manual_seed(0)
     name = "ssdlite320_mobilenet_v3_large"
     network = get_model(name, weights=None, weights_backbone=None, num_classes=91)
+    with torch.no_grad():  # weights that were never trained, and see people everywhere
+        for layer in network.head.classification_head.module_list:
+            layer[1].bias[1::91] = 3
     weights = tmp_path / f"{name}_coco-00000000.pth"
     torch.save(network.state_dict(), weights)
     root = write(tmp_path / "set", 6)
-    command = ["enrich", "persons", str(root), "--backend", "torchvision", "--min-score", "0.011"]
+    command = ["enrich", "persons", str(root), "--backend", "torchvision", "--min-score", "0.1"]
     assert main([*command, "--weights", str(weights), "--splits", "val"]) == 0
     rows = [json.loads(line) for line in (root / "sidecars" / "persons" / "val-000000.jsonl").read_text().splitlines()]
     network.eval()
@@ -308,9 +338,9 @@ def test_a_torchvision_detector_from_a_local_file(tmp_path: Path, capsys):
         image = torch.from_numpy(decode(ShardReader(root, "val").read(i)[1])).permute(2, 0, 1).float() / 255
         with torch.inference_mode():
             found = network([image])[0]
-        people = found["boxes"][(found["labels"] == 1) & (found["scores"] >= 0.011)]
+        people = found["boxes"][(found["labels"] == 1) & (found["scores"] >= 0.1)]
         assert len(row["boxes"]) == len(people) > 0
-        assert sorted(row["boxes"]) == pytest.approx(np.array(sorted(people.tolist())), abs=0.2)
+        assert np.array(row["boxes"]).sum(0) == pytest.approx(people.numpy().sum(0), abs=0.06 * len(people))
         areas = [(b[2] - b[0]) * (b[3] - b[1]) * s for b, s in zip(row["boxes"], row["scores"])]
         assert areas == pytest.approx(sorted(areas, reverse=True), rel=0.05)
     capsys.readouterr()

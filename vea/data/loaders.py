@@ -52,16 +52,23 @@ class ShardSet:
     """One ``DatasetRef``: its reader and the samples that ``fraction`` keeps.
 
     Raises:
-        VeaError: no such set or split, or no such sidecar: the person boxes that ``ref`` names, and with ``teacher``
-            its cached image embeddings.
+        VeaError: no such set or split, or no such sidecar: the person boxes that ``ref`` names, and what ``teacher``
+            says is cached, of the same teacher and ``prompts``.
     """
 
-    def __init__(self, ref: DatasetRef, *, teacher: TeacherConfig | None = None) -> None:
+    def __init__(
+        self, ref: DatasetRef, *, teacher: TeacherConfig | None = None, prompts: PromptConfig | None = None
+    ) -> None:
         self.name = ref.path
         self.reader = ShardReader(ref.path, ref.split)
         self.fields: dict[str, LabelField] = self.reader.index.fields
         self._kept = kept_samples(len(self.reader), fraction=ref.fraction)
-        self._embeddings = teacher_sidecar(self.reader, "teacher_image", teacher) if teacher else None
+        self._embeddings: dict[str, Sidecar] = {}
+        if teacher is not None and teacher.cached("image"):
+            self._embeddings["teacher_image"] = teacher_sidecar(self.reader, "image", teacher, {})
+        if teacher is not None and teacher.cached("text"):
+            options = {"prompt": (prompts or PromptConfig()).model_dump()}
+            self._embeddings["teacher_text"] = teacher_sidecar(self.reader, "text", teacher, options)
         self._persons = (
             Sidecar(self.reader, ref.persons, made_by="persons", otherwise="remove `persons` from the config")
             if ref.persons
@@ -82,22 +89,27 @@ class ShardSet:
             return own
         return self._persons.row(i if self._kept is None else int(self._kept[i]))["boxes"]
 
-    def embedding(self, i: int) -> np.ndarray | None:
-        """Returns the cached teacher embedding of kept sample ``i``, float32 (D,), or None where none are used."""
-        if self._embeddings is None:
-            return None
-        return self._embeddings.row(i if self._kept is None else int(self._kept[i]))
+    def embeddings(self, i: int) -> dict[str, np.ndarray]:
+        """Returns the cached teacher embeddings of kept sample ``i`` by their name in a batch, float32 (D,) each."""
+        i = i if self._kept is None else int(self._kept[i])
+        return {name: sidecar.row(i) for name, sidecar in self._embeddings.items()}
 
 
-def teacher_sidecar(reader: ShardReader, name: str, teacher: TeacherConfig) -> Sidecar:
-    """Returns the cached embeddings of ``teacher``; raises ``VeaError`` when another teacher made them."""
-    sidecar = Sidecar(reader, name, made_by=name.replace("_", "-"), otherwise="set teacher.cache=none")
-    if not same_teacher(sidecar.meta.get("model") or {}, teacher_identity(teacher)):
-        made = (sidecar.meta.get("model") or {}).get("name")
+def teacher_sidecar(
+    reader: ShardReader, kind: Literal["image", "text"], teacher: TeacherConfig, options: dict[str, Any]
+) -> Sidecar:
+    """Returns the cached embeddings of ``teacher``; raises ``VeaError`` when another one or other texts made them."""
+    otherwise = "set teacher.cache=none"
+    sidecar = Sidecar(reader, f"teacher_{kind}", made_by=f"teacher-{kind}", otherwise=otherwise)
+    made = sidecar.meta.get("model") or {}
+    again = f"remove it and write it again with `vea enrich`, or {otherwise}"
+    if not same_teacher(made, teacher_identity(teacher)):
         raise VeaError(
-            f"{sidecar.folder} holds embeddings of the teacher {made}, not of {teacher.name} "
-            "(or of other weights); remove it and write it again with `vea enrich`, or set teacher.cache=none"
+            f"{sidecar.folder} holds embeddings of the teacher {made.get('name')}, not of {teacher.name} "
+            f"(or of other weights); {again}"
         )
+    if sidecar.meta["options"] != options:
+        raise VeaError(f"{sidecar.folder} was made with {sidecar.meta['options']}, the config says {options}; {again}")
     return sidecar
 
 
@@ -149,9 +161,7 @@ class ItemMaker:
         )
         views = {"scene": scene, "person": person}
         arrays = {"has_person": np.array(has_person), "noise": self._noise(place)}
-        embedding = shards.embedding(i)
-        if embedding is not None:
-            arrays["teacher_image"] = embedding
+        arrays |= shards.embeddings(i)
         return Item(key, place[1], views, arrays, lists={"text": prompt(metadata, config=self.prompt)})
 
     def blank(self, shards: ShardSet, *, place: Place, problem: Unusable | None = None) -> Item:
@@ -164,9 +174,7 @@ class ItemMaker:
             labels = self.encoder.encode({}, key=key, known={})
             return Item(key, place[1], {"image": image}, labels=labels, valid=False, problems=problems)
         arrays = {"has_person": np.array(False), "noise": self._noise(place)}
-        embedding = shards.embedding(0)
-        if embedding is not None:
-            arrays["teacher_image"] = np.zeros_like(embedding)
+        arrays |= {name: np.zeros_like(row) for name, row in shards.embeddings(0).items()}
         views = {"scene": image, "person": image}
         return Item(key, place[1], views, arrays, lists={"text": ""}, valid=False, problems=problems)
 
@@ -291,8 +299,8 @@ class EvalSet(Dataset):
 
 def _open_sets(refs: Sequence[DatasetRef], config: RunConfig, *, views: ViewKind) -> list[ShardSet]:
     teacher = getattr(config, "teacher", None)
-    cached = views == "pretrain" and teacher is not None and teacher.cache == "image"
-    return [ShardSet(ref, teacher=teacher if cached else None) for ref in refs]
+    prompts = getattr(config, "prompt", None)
+    return [ShardSet(ref, teacher=teacher if views == "pretrain" else None, prompts=prompts) for ref in refs]
 
 
 # ------------------------------------------------------------------------------------------------------------- loaders
