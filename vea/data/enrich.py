@@ -228,13 +228,13 @@ def enrich(
     folder = Path(index.root) / "sidecars" / (name or enrichment.name.replace("-", "_"))
     _start(folder, index, enrichment)
     readers = {split: ShardReader(index.root, split) for split in dict.fromkeys(shard.split for shard in shards)}
-    summary, left = Summary(folder), []
+    summary, left, asked = Summary(folder), [], set(shards)
     for shard in shards_of(index):
         path = folder / (shard.stem + enrichment.suffix)
         if path.is_file():
             enrichment.finished(path, _records(index, shard))
-            summary.there_before += shard in shards
-        elif shard in shards:
+            summary.there_before += shard in asked
+        elif shard in asked:
             left.append(shard)
     if summary.there_before:
         say(f"{enrichment.name}: {summary.there_before} of {len(shards)} shards are there already")
