@@ -38,6 +38,7 @@ class Verb:
 VERBS = {
     "config": Verb("vea.cli:show_config", "CONFIG [a.b=c ...]: check a config and print it with every default"),
     "shards": Verb("vea.data.shards_cli:main", "check|stats|show DIR: is a prepared data set whole, what is in it"),
+    "enrich": Verb("vea.data.enrich_cli:main", "PASS DIR: boxes of people and faces, prompts, teacher embeddings"),
     "loader": Verb("vea.data.loader_cli:main", "keys CONFIG: the sample keys of each global batch"),
     "runs": Verb("vea.runs_cli:main", "[DIR]: the runs below a folder: state, step, rate, time left, best value"),
     "doctor": Verb("vea.doctor:main", "CONFIG [a.b=c ...]: what a job would miss, before it starts"),

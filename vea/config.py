@@ -33,6 +33,9 @@ class DatasetRef(Section):
     split: str = "train"
     weight: float = Field(1.0, gt=0, description="share of the draws in a mixture, relative to the other sets")
     fraction: float = Field(1.0, gt=0, le=1, description="keep this share of the samples, chosen by a hash of the key")
+    persons: str | None = Field(
+        None, description="sidecar of `vea enrich persons` for samples that come without person boxes"
+    )
 
 
 class DataConfig(Section):
@@ -150,13 +153,18 @@ class TeacherConfig(Section):
 
     ``name`` is an open_clip model name or hub id (then ``pretrained`` names a local file or a tag), or a folder saved
     by ``pretrain/align.py``, or ``tiny-synthetic``: the small teacher that ships with vea, trained on synthetic
-    captions, meant for demo and tests. ``cache: image`` reads teacher embeddings of the clean image from a sidecar
-    (a stated variant); ``none`` runs the teacher on the unmasked scene view, as in the paper.
+    captions, meant for demo and tests. ``cache: image`` reads teacher embeddings of the clean image from the sidecar
+    of `vea enrich teacher-image` (a stated variant); ``none`` runs the teacher on the unmasked scene view, as in the
+    paper. ``text`` reads those of the prompts (`vea enrich teacher-text`), the same numbers; ``both`` reads both.
     """
 
     name: str = "ViT-B-16"
     pretrained: str | None = None
-    cache: Literal["none", "image"] = "none"
+    cache: Literal["none", "image", "text", "both"] = "none"
+
+    def cached(self, kind: Literal["image", "text"]) -> bool:
+        """Returns whether the embeddings of images, or of prompts, come from a sidecar."""
+        return self.cache in (kind, "both")
 
 
 class PromptConfig(Section):

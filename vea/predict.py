@@ -20,16 +20,15 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from vea.config import ExpressionConfig
+from vea.data.faces import Box, face_detector
 from vea.data.sample import LabelField
 from vea.errors import VeaError
 from vea.tasks.expression import ExpressionTask
 from vea.training.checkpoint import find_weights, load_weights
 
 ImageLike: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | np.ndarray"
-Box: TypeAlias = tuple[int, int, int, int]
 
 ASSETS = Path(__file__).parent / "assets"
-DETECTION_SIDE = (320, 960)  # faces are missed in smaller pictures; larger ones are slow and no better
 CROP_SCALE = 1.0  # side of the crop over the longer side of the face box; FER2013: 1.005 (median of 296 faces)
 
 
@@ -100,39 +99,6 @@ def crop_square(image: np.ndarray, box: Box, *, size: int, scale: float = CROP_S
     crop = image[rows[:, None], columns]
     shrink = side > size
     return cv2.resize(crop, (size, size), interpolation=cv2.INTER_AREA if shrink else cv2.INTER_LINEAR)
-
-
-def face_detector(*, min_score: float = 0.6) -> Callable[[np.ndarray], list[tuple[Box, float]]]:
-    """Returns a function from RGB uint8 (H, W, 3) to [(box, score)], largest face first (libfacedetection, by yuface).
-
-    Raises:
-        VeaError: the extra is not installed.
-    """
-    try:
-        import yuface
-    except ImportError:
-        raise VeaError(
-            "finding faces needs the package yuface: pip install 'vea[faces]', or pass face crops with "
-            "detect_faces=False (--no-faces)"
-        ) from None
-
-    def detect(image: np.ndarray) -> list[tuple[Box, float]]:
-        height, width = image.shape[:2]
-        longest = max(height, width)
-        factor = min(max(longest, DETECTION_SIDE[0]), DETECTION_SIDE[1]) / longest
-        if factor != 1:
-            small = max(1, round(width * factor)), max(1, round(height * factor))
-            image = cv2.resize(image, small, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR)
-        scores, boxes, _ = yuface.detect(np.ascontiguousarray(image[:, :, ::-1]), conf=min_score)
-        found = []
-        for score, (x, y, w, h) in zip(scores.tolist(), boxes.tolist(), strict=True):
-            corners = [round(value / factor) for value in (x, y, x + w, y + h)]
-            box = (max(0, corners[0]), max(0, corners[1]), min(width, corners[2]), min(height, corners[3]))
-            if box[2] > box[0] and box[3] > box[1]:
-                found.append((box, score / 100))
-        return sorted(found, key=lambda face: (face[0][2] - face[0][0]) * (face[0][3] - face[0][1]), reverse=True)
-
-    return detect
 
 
 # ------------------------------------------------------------------------------------------------------------ predictor

@@ -18,7 +18,7 @@ from vea import doctor
 from vea.cli import main
 from vea.config import RECIPES
 from vea.data.sample import LabelField, Sample
-from vea.data.shards import write_dataset
+from vea.data.writer import write_dataset
 from vea.training import checkpoint as ckpt
 from vea.training.optim import build_optimizer
 

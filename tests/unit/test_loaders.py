@@ -1,6 +1,7 @@
 """The loaders: a global batch depends on (seed, step, batch size) only, and nothing is lost or read twice."""
 
 import itertools
+import json
 import logging
 import multiprocessing
 import os
@@ -19,8 +20,10 @@ from vea.data import loader_cli
 from vea.data.loaders import EvalPlaces, eval_loader, train_loader
 from vea.data.sample import LabelField, Sample
 from vea.data.shards import read_index
+from vea.data.sidecars import index_checksum
 from vea.data.writer import write_dataset
 from vea.errors import VeaError
+from vea.models.teacher import teacher_identity
 
 FIELDS = {
     "expression": LabelField("class", ("happy", "sad", "fear")),
@@ -299,6 +302,8 @@ def test_cached_teacher_embeddings(data, tmp_path):
     index = read_index(root)
     folder = index.root / "sidecars" / "teacher_image"
     folder.mkdir(parents=True)
+    meta = {"format": 1, "pass": "teacher-image", "index_sha256": index_checksum(index), "suffix": ".npy"}
+    (folder / "meta.json").write_text(json.dumps({**meta, "options": {}, "model": teacher_identity(settings.teacher)}))
     first = 0
     for shard in index.splits["train"]["shards"]:
         rows = np.arange(first, first + shard["samples"], dtype=np.float16)[:, None].repeat(4, 1)

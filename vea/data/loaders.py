@@ -22,15 +22,17 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from vea.config import DatasetRef, PromptConfig, RunConfig
+from vea.config import DatasetRef, PromptConfig, RunConfig, TeacherConfig
 from vea.data.collate import Batch, Item, LabelEncoder, collate, mask_noise, merged_fields
 from vea.data.order import Order, kept_samples
 from vea.data.person import head_window
 from vea.data.prompts import prompt
 from vea.data.sample import LabelField
 from vea.data.shards import ShardReader
+from vea.data.sidecars import Sidecar
 from vea.data.transforms import CorruptImage, Views, decode
 from vea.errors import RunError, VeaError, did_you_mean
+from vea.models.teacher import same_teacher, teacher_identity
 
 ViewKind = Literal["pretrain", "classify"]
 Place = tuple[int, int]  # (step, slot); evaluation: (batch, sample)
@@ -50,15 +52,28 @@ class ShardSet:
     """One ``DatasetRef``: its reader and the samples that ``fraction`` keeps.
 
     Raises:
-        VeaError: no such set or split, or (with ``teacher_image``) no cached embeddings.
+        VeaError: no such set or split, or no such sidecar: the person boxes that ``ref`` names, and what ``teacher``
+            says is cached, of the same teacher and ``prompts``.
     """
 
-    def __init__(self, ref: DatasetRef, *, teacher_image: bool = False) -> None:
+    def __init__(
+        self, ref: DatasetRef, *, teacher: TeacherConfig | None = None, prompts: PromptConfig | None = None
+    ) -> None:
         self.name = ref.path
         self.reader = ShardReader(ref.path, ref.split)
         self.fields: dict[str, LabelField] = self.reader.index.fields
         self._kept = kept_samples(len(self.reader), fraction=ref.fraction)
-        self._embeddings = CachedEmbeddings(self.reader, "teacher_image") if teacher_image else None
+        self._embeddings: dict[str, Sidecar] = {}
+        if teacher is not None and teacher.cached("image"):
+            self._embeddings["teacher_image"] = teacher_sidecar(self.reader, "image", teacher, {})
+        if teacher is not None and teacher.cached("text"):
+            options = {"prompt": (prompts or PromptConfig()).model_dump()}
+            self._embeddings["teacher_text"] = teacher_sidecar(self.reader, "text", teacher, options)
+        self._persons = (
+            Sidecar(self.reader, ref.persons, made_by="persons", otherwise="remove `persons` from the config")
+            if ref.persons
+            else None
+        )
 
     def __len__(self) -> int:
         return len(self.reader) if self._kept is None else len(self._kept)
@@ -67,54 +82,35 @@ class ShardSet:
         """Returns key, encoded image and metadata of kept sample ``i``."""
         return self.reader.read(i if self._kept is None else int(self._kept[i]))
 
-    def embedding(self, i: int) -> np.ndarray | None:
-        """Returns the cached teacher embedding of kept sample ``i``, float32 (D,), or None where none are used."""
-        if self._embeddings is None:
-            return None
-        return self._embeddings.row(i if self._kept is None else int(self._kept[i]))
+    def person_boxes(self, i: int, metadata: dict[str, Any]) -> list[list[float]]:
+        """Returns the boxes that came with kept sample ``i``, or those of the persons sidecar where it has none."""
+        own = metadata.get("person_boxes") or []
+        if own or self._persons is None:
+            return own
+        return self._persons.row(i if self._kept is None else int(self._kept[i]))["boxes"]
+
+    def embeddings(self, i: int) -> dict[str, np.ndarray]:
+        """Returns the cached teacher embeddings of kept sample ``i`` by their name in a batch, float32 (D,) each."""
+        i = i if self._kept is None else int(self._kept[i])
+        return {name: sidecar.row(i) for name, sidecar in self._embeddings.items()}
 
 
-class CachedEmbeddings:
-    """Rows of ``sidecars/NAME/<shard>.npy``, one per sample of the shard, read by memory map.
-
-    Raises:
-        VeaError: a file is missing or does not have a row for each sample.
-    """
-
-    def __init__(self, reader: ShardReader, name: str) -> None:
-        self._ends = np.cumsum([shard["samples"] for shard in reader.shards])
-        self._paths = [(reader.root / "sidecars" / name / shard["file"]).with_suffix(".npy") for shard in reader.shards]
-        self._name, self._root = name, reader.root
-        self._open: dict[int, np.ndarray] = {}
-        for shard in range(len(self._paths)):
-            self._rows(shard)
-        self._open.clear()
-
-    def _rows(self, shard: int) -> np.ndarray:
-        if shard not in self._open:
-            path = self._paths[shard]
-            samples = int(self._ends[shard] - (self._ends[shard - 1] if shard else 0))
-            try:
-                rows = np.load(path, mmap_mode="r", allow_pickle=False)
-            except FileNotFoundError:
-                raise VeaError(
-                    f"{path} is missing; write the {self._name} sidecar of {self._root} first, "
-                    "or set teacher.cache=none"
-                ) from None
-            except ValueError as error:
-                raise VeaError(f"{path} is not readable ({error}); write the sidecar again") from None
-            if rows.ndim != 2 or len(rows) != samples:
-                raise VeaError(f"{path} has shape {rows.shape} for {samples} samples; write the sidecar again")
-            if len(self._open) >= 64:  # a map holds a file descriptor
-                self._open.pop(next(iter(self._open)))
-            self._open[shard] = rows
-        return self._open[shard]
-
-    def row(self, i: int) -> np.ndarray:
-        """Returns the embedding of sample ``i`` of the split, float32 (D,)."""
-        shard = int(np.searchsorted(self._ends, i, side="right"))
-        first = int(self._ends[shard - 1]) if shard else 0
-        return np.array(self._rows(shard)[i - first], dtype=np.float32)
+def teacher_sidecar(
+    reader: ShardReader, kind: Literal["image", "text"], teacher: TeacherConfig, options: dict[str, Any]
+) -> Sidecar:
+    """Returns the cached embeddings of ``teacher``; raises ``VeaError`` when another one or other texts made them."""
+    otherwise = "set teacher.cache=none"
+    sidecar = Sidecar(reader, f"teacher_{kind}", made_by=f"teacher-{kind}", otherwise=otherwise)
+    made = sidecar.meta.get("model") or {}
+    again = f"remove it and write it again with `vea enrich`, or {otherwise}"
+    if not same_teacher(made, teacher_identity(teacher)):
+        raise VeaError(
+            f"{sidecar.folder} holds embeddings of the teacher {made.get('name')}, not of {teacher.name} "
+            f"(or of other weights); {again}"
+        )
+    if sidecar.meta["options"] != options:
+        raise VeaError(f"{sidecar.folder} was made with {sidecar.meta['options']}, the config says {options}; {again}")
+    return sidecar
 
 
 # -------------------------------------------------------------------------------------------------------------- items
@@ -154,20 +150,18 @@ class ItemMaker:
         if self.kind == "classify":
             if self.head_only:
                 height, width = image.shape[:2]
-                window = head_window(metadata.get("person_boxes") or [], width=width, height=height)
+                window = head_window(shards.person_boxes(i, metadata), width=width, height=height)
                 if window is not None:
                     image = image[window[1] : window[3], window[0] : window[2]]
             views = {"image": self.views.one(image, key=key, pass_number=pass_number)}
             labels = self.encoder.encode(metadata.get("labels") or {}, key=key, known=shards.fields)
             return Item(key, place[1], views, labels=labels)
         scene, person, has_person = self.views.two(
-            image, boxes=metadata.get("person_boxes") or [], key=key, pass_number=pass_number
+            image, boxes=shards.person_boxes(i, metadata), key=key, pass_number=pass_number
         )
         views = {"scene": scene, "person": person}
         arrays = {"has_person": np.array(has_person), "noise": self._noise(place)}
-        embedding = shards.embedding(i)
-        if embedding is not None:
-            arrays["teacher_image"] = embedding
+        arrays |= shards.embeddings(i)
         return Item(key, place[1], views, arrays, lists={"text": prompt(metadata, config=self.prompt)})
 
     def blank(self, shards: ShardSet, *, place: Place, problem: Unusable | None = None) -> Item:
@@ -180,9 +174,7 @@ class ItemMaker:
             labels = self.encoder.encode({}, key=key, known={})
             return Item(key, place[1], {"image": image}, labels=labels, valid=False, problems=problems)
         arrays = {"has_person": np.array(False), "noise": self._noise(place)}
-        embedding = shards.embedding(0)
-        if embedding is not None:
-            arrays["teacher_image"] = np.zeros_like(embedding)
+        arrays |= {name: np.zeros_like(row) for name, row in shards.embeddings(0).items()}
         views = {"scene": image, "person": image}
         return Item(key, place[1], views, arrays, lists={"text": ""}, valid=False, problems=problems)
 
@@ -307,8 +299,8 @@ class EvalSet(Dataset):
 
 def _open_sets(refs: Sequence[DatasetRef], config: RunConfig, *, views: ViewKind) -> list[ShardSet]:
     teacher = getattr(config, "teacher", None)
-    cached = views == "pretrain" and teacher is not None and teacher.cache == "image"
-    return [ShardSet(ref, teacher_image=cached) for ref in refs]
+    prompts = getattr(config, "prompt", None)
+    return [ShardSet(ref, teacher=teacher if views == "pretrain" else None, prompts=prompts) for ref in refs]
 
 
 # ------------------------------------------------------------------------------------------------------------- loaders

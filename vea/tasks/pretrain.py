@@ -77,7 +77,7 @@ class PretrainTask(Task):
             )
         self.teacher = teacher if asked else None
         self.released = config.model.variant == "released"
-        if self.released and asked and config.teacher is not None and config.teacher.cache != "none":
+        if self.released and asked and config.teacher is not None and config.teacher.cached("image"):
             raise VeaError(
                 "model.variant=released shows the teacher each scene view, and teacher.cache keeps embeddings of the "
                 "clean image; set teacher.cache=none"
@@ -150,17 +150,20 @@ class PretrainTask(Task):
     @torch.no_grad()
     def _targets(self, batch: Batch) -> dict[str, Tensor]:
         """Returns the teacher's embeddings of the unmasked scenes and, where a loss uses them, of the texts."""
+        config = self.config.teacher
         assert self.teacher is not None
         targets = {}
         if any(name in self.weights for name in WITH_IMAGE):
-            cached = self.config.teacher is not None and self.config.teacher.cache == "image"
+            cached = config is not None and config.cached("image")
             if self.released:  # with the statistics of the data set, as every other image there
                 image = self.teacher.encode_image(batch["scene"], statistics=(self.mean, self.std))
             else:
                 image = batch["teacher_image"] if cached else self.teacher.encode_image(batch["scene"])
             targets["image"] = F.normalize(image.float(), dim=-1)
         if any(name in self.weights for name in WITH_TEXT):
-            targets["text"] = self.teacher.encode_text(batch["text"]).to(batch["scene"].device)
+            cached = config is not None and config.cached("text")
+            text = batch["teacher_text"] if cached else self.teacher.encode_text(batch["text"])
+            targets["text"] = text.to(batch["scene"].device)
             has_text = [text not in ("", NO_TEXT) for text in batch["text"]]
             targets["paired"] = torch.tensor(has_text, device=batch["scene"].device).float()
         return targets
@@ -229,6 +232,9 @@ class PretrainTask(Task):
         if any(name in self.weights for name in WITH_TEXT):
             label = "with" if config.prompt.emotion else "without"
             prompt = f"{config.prompt.source}, attributes {label} the label"
+        teacher_sees = None
+        if self.teacher is not None and config.teacher is not None:
+            teacher_sees = "image" if config.teacher.cached("image") else "none"
         return {
             "image_size": config.augment.image_size,
             "channels": 3,
@@ -239,7 +245,7 @@ class PretrainTask(Task):
             "fusion": config.model.fusion if self.model.fusion is not None else None,
             "objective": self.weights,
             "teacher": self.teacher.description if self.teacher is not None else None,
-            "teacher_sees": (config.teacher.cache if config.teacher else None) if self.teacher is not None else None,
+            "teacher_sees": teacher_sees,
             "prompt": prompt,
         }
 
