@@ -49,7 +49,10 @@ VERBS = {
     ),
     "compare": Verb("vea.compare_cli:compare", "RUN_A RUN_B: is the difference between two evaluated runs real"),
     "leaderboard": Verb("vea.compare_cli:leaderboard", "[DIR]: a table over the evaluated runs below a folder"),
-    "predict": Verb("vea.predict_cli:main", "FILE|FOLDER ...: the expression of every face in every picture"),
+    "predict": Verb(
+        "vea.predict_cli:main", "FILE|FOLDER ...: expressions of faces, or emotion of pictures"
+    ),
+    "export": Verb("vea.hub:main", "RUN --to onnx|hub|timm --out PATH: a model for others, checked against the run"),
     "import-weights": Verb("vea.models.weights:main", "mae|uniemox|timm|dinov2 FILE OUT: published weights as ours"),
 }
 

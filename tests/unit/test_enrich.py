@@ -32,8 +32,8 @@ from vea.data.enrich import Pass, Prompts, TeacherImages, TeacherTexts, enrich, 
 from vea.data.loaders import train_loader
 from vea.data.sample import Sample
 from vea.data.shards import ShardReader, read_index
-from vea.data.writer import write_dataset
 from vea.data.transforms import decode
+from vea.data.writer import write_dataset
 from vea.errors import VeaError
 from vea.models.teacher import load_teacher
 from vea.tasks.pretrain import PretrainTask

@@ -141,11 +141,11 @@ def test_crops_are_square_and_repeat_the_border():
 def test_absent_models_and_detector_are_named(run_dir, tmp_path, monkeypatch):
     with pytest.raises(VeaError, match=r"no model at .*nowhere"):
         load(tmp_path / "nowhere")
-    monkeypatch.setattr("vea.predict.ASSETS", tmp_path)
+    monkeypatch.setattr("vea.hub.ASSETS", tmp_path)
     with pytest.raises(VeaError, match="carries no expression model"):
         load()
     save_weights(tmp_path / "other", {"a": torch.zeros(1)}, {"recipe": "pretrain", "task": {}})
-    with pytest.raises(VeaError, match=r"no expression model .*'pretrain'"):
+    with pytest.raises(VeaError, match=r"recipe is .pretrain."):
         load(tmp_path / "other")
     monkeypatch.setitem(sys.modules, "yuface", None)
     with pytest.raises(VeaError, match=r"pip install 'vea\[faces\]'"):

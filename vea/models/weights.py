@@ -225,13 +225,15 @@ def export_timm(run: str | Path, out: str | Path, *, ema: bool = False) -> str:
     """
     weights, state = load_weights(run, ema=ema)
     task = state.get("task", state)
-    form = task.get("encoder") or {}
+    form = task.get("encoder") or state.get("config", {}).get("model", {}).get("encoder") or {}
     encoder = {name: value.contiguous() for name, value in encoder_part(weights).items()}
     if not encoder or form.get("name", "vea_").startswith("vea_"):
         raise VeaError(f"{run} holds no encoder of timm; export_timm is for runs with a timm model.encoder")
     out = Path(out)
     out = out if out.suffix == ".safetensors" else out.with_name(f"{out.name}.safetensors")
     args = {"img_size": task["image_size"], "num_classes": 0, **form["args"]}
+    if task.get("channels", 3) != 3:
+        args["in_chans"] = task["channels"]
     if not form["name"].startswith("vit_"):
         args.pop("img_size")  # only transformers have a size
     shown = ", ".join([repr(form["name"]), *(f"{name}={value!r}" for name, value in args.items())])

@@ -286,6 +286,19 @@ class ExpressionTask(Task):
         """Returns {target: logits (B, C)}; of a value (B, 1), its scale mapped to [-1, 1]."""
         return self.logits(self.normalise(batch["image"]))
 
+    def answers(self, logits: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Returns {target: probabilities (B, C)} of ``predict``'s logits; of a value (B,) on the raters' scale.
+
+        Classes and distributions sum to one over a row, each class of a label set has a probability of its own.
+        """
+        shares: dict[str, Tensor] = {}
+        for name, field in self.fields.items():
+            if field.kind == "value":
+                shares[name] = unscale_value(logits[name][:, 0], field=field)
+            else:
+                shares[name] = logits[name].sigmoid() if field.kind == "multilabel" else logits[name].softmax(1)
+        return shares
+
     # ------------------------------------------------------------------------------------------- what the engine asks
 
     def new_metrics(self) -> ExpressionMetrics:
