@@ -7,6 +7,7 @@ neighbour. Every rate and duration is counted in optimizer steps and samples, ne
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -441,4 +442,8 @@ def config_from_command_line(doc: str, argv: list[str], schema: type[ConfigT]) -
         parser.print_help(sys.stderr)
         raise SystemExit(2)
     arguments = parser.parse_args(argv)
-    return load_config(arguments.config, arguments.overrides, schema=schema)
+    config = load_config(arguments.config, arguments.overrides, schema=schema)
+    for key in ("cache_dir", "cache_gb"):  # vea.data.remote reads them there, in worker processes as well
+        if key in config.data.model_fields_set and getattr(config.data, key) is not None:
+            os.environ[f"VEA_{key.upper()}"] = str(getattr(config.data, key))
+    return config

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from vea.data.remote import Remote, is_url
 from vea.data.sample import LabelField
 from vea.errors import VeaError, did_you_mean
 
@@ -38,6 +39,11 @@ class Index:
     synthetic: bool
     raw: dict[str, Any]
     root: Path
+    remote: Remote | None = None
+
+    def path_of(self, shard: Mapping[str, Any]) -> Path:
+        """Returns a shard's tar on this machine; that of a remote set is fetched where the cache lacks it."""
+        return self.remote.shard(shard) if self.remote else self.root / shard["file"]
 
     @property
     def title(self) -> str:
@@ -56,12 +62,14 @@ class Index:
 
 
 def read_index(path: str | Path) -> Index:
-    """Returns the index of a prepared data set; ``path`` is its folder or its ``index.json``.
+    """Returns the index of a prepared data set; ``path`` is its folder or its ``index.json``, or the URL of either.
 
     Raises:
         VeaError: no such folder, no index in it, or an index that is damaged or of another format.
+        RunError: a server does not answer, or has no such data set.
     """
-    root = Path(path)
+    remote = Remote.at(path) if is_url(path) else None
+    root = remote.index().parent if remote else Path(path)
     if root.name == "index.json":
         root = root.parent
     file = root / "index.json"
@@ -83,6 +91,7 @@ def read_index(path: str | Path) -> Index:
             synthetic=bool(raw["synthetic"]),
             raw=raw,
             root=root,
+            remote=remote,
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise VeaError(f"{file} is damaged ({type(error).__name__}: {error}); prepare the data set again") from None
@@ -112,8 +121,9 @@ class ShardReader:
                 f"{self.root / 'index.json'}: the shards of split {split!r} hold {self._ends[-1]} samples, "
                 f"the split says {entry['samples']}; prepare the data set again"
             )
-        for shard in self.shards:
-            _check_size(self.root / shard["file"], shard["bytes"])
+        if self.index.remote is None:
+            for shard in self.shards:
+                _check_size(self.root / shard["file"], shard["bytes"])
         self._open: collections.OrderedDict[int, tuple[mmap.mmap, np.ndarray]] = collections.OrderedDict()
 
     def __len__(self) -> int:
@@ -127,7 +137,7 @@ class ShardReader:
             self._open.move_to_end(number)
             return self._open[number]
         shard = self.shards[number]
-        path = self.root / shard["file"]
+        path = self.index.path_of(shard)
         offsets = read_offsets(path, shard)
         with open(path, "rb") as file:
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

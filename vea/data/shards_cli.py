@@ -55,7 +55,7 @@ class Checked:
 
 def check_shard(index: Index, shard: dict[str, Any], *, decode: bool) -> Checked:
     """Returns everything that is wrong with a shard: size, checksum, offsets, metadata, images."""
-    path = index.root / shard["file"]
+    path = index.path_of(shard)
     data, missing = _read_bytes(path)
     if missing:
         return Checked([missing], [])
@@ -280,7 +280,7 @@ def main(argv: list[str]) -> int:
     showing.add_argument("--seed", type=int, default=0, help="which pictures (0)")
     showing.add_argument("--out", type=Path, metavar="FILE", help="NAME-SPLIT.png in this folder")
     for verb in (checking, telling, showing):
-        verb.add_argument("dir", help="folder with index.json")
+        verb.add_argument("dir", help="folder with index.json, or its URL")
     arguments = parser.parse_args(argv)
     index = read_index(arguments.dir)
     if arguments.verb == "stats":

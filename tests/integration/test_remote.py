@@ -1,0 +1,228 @@
+"""Data sets on servers: a real HTTP server with faults, nginx and an S3 server where they are installed."""
+
+from __future__ import annotations
+
+import http.server
+import importlib.util
+import multiprocessing
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vea.config import load_config
+from vea.data import remote, synthetic
+from vea.data.loaders import train_loader
+from vea.data.shards import ShardReader, read_index
+from vea.data.shards_cli import main as shards_main
+from vea.data.writer import write_dataset
+from vea.errors import RunError, VeaError
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+pytest.importorskip("aiohttp", reason="needs the extra: pip install 'vea[remote]'")
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory) -> Path:
+    """40 drawn scenes in 5 shards."""
+    folder = tmp_path_factory.mktemp("served") / "scenes"
+    write_dataset({"train": synthetic.samples(40, size=48)}, folder, name="scenes", title="", card=None,
+                  fields=synthetic.FIELDS, synthetic=True, shard_size=8)  # fmt: skip
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("VEA_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(remote, "FIRST_WAIT_S", 0.01)
+    return tmp_path / "cache"
+
+
+class Server:
+    """An HTTP server of a folder; ``fail[name]`` answers are 500 first, ``asked`` counts what was asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self.fail: Counter[str] = Counter()
+        self.asked: Counter[str] = Counter()
+        owner = self
+
+        class Handler(http.server.SimpleHTTPRequestHandler):
+            def __init__(self, *args):
+                super().__init__(*args, directory=str(folder))
+
+            def do_GET(self):
+                name = self.path.rpartition("/")[2]
+                owner.asked[name] += 1
+                if owner.fail[name] > 0:
+                    owner.fail[name] -= 1
+                    self.send_error(500)
+                else:
+                    super().do_GET()
+
+            def log_message(self, *_):
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+
+@pytest.fixture
+def server(prepared):
+    running = Server(prepared.parent)
+    yield running
+    running.server.shutdown()
+    running.server.server_close()
+
+
+def batches(path: str, count: int = 4) -> list[tuple[list[str], np.ndarray]]:
+    words = ["data.global_batch_size=8", "data.virtual_readers=4", "data.workers=0", "augment.image_size=32"]
+    config = load_config(REPOSITORY / "configs" / "pretrain" / "smoke.yaml", [f"data.train.0.path={path}", *words])
+    place = {"start_step": 0, "rank": 0, "world_size": 1, "micro_batch": 8, "num_patches": 16}
+    made = iter(train_loader(config, views="pretrain", **place))
+    return [(batch["keys"], batch["scene"].numpy()) for batch in (next(made) for _ in range(count))]
+
+
+def same(one, other) -> None:
+    assert [keys for keys, _ in one] == [keys for keys, _ in other]
+    assert all((a == b).all() for (_, a), (_, b) in zip(one, other, strict=True))
+
+
+def test_batches_over_http_are_those_of_the_folder(prepared, server, cache, capsys):
+    url = f"{server.url}/scenes"
+    assert len(ShardReader(url, "train")) == 40
+    assert sum(server.asked[f"train-{i:06d}.tar"] for i in range(5)) == 0, "nothing is fetched before it is read"
+    same(batches(url), batches(str(prepared)))
+    same(batches(url), batches(str(prepared)))
+    assert {server.asked[f"train-{i:06d}.tar"] for i in range(5)} == {1}, "the second run reads the cache"
+    assert not list(cache.glob("*/.*.tar.*")), "no temporary files stay"
+    assert shards_main(["check", url]) == 0 and "40 samples, all well" in capsys.readouterr().out
+    assert shards_main(["stats", f"{url}/index.json"]) == 0
+
+
+def test_a_server_that_stumbles_is_asked_again(server):
+    server.fail.update({"index.json": 2, "train-000000.tar": 2, "train-000000.idx": 1})
+    reader = ShardReader(f"{server.url}/scenes", "train")
+    assert reader.read(0)[0] == "synthetic-0-00000000" and server.asked["train-000000.tar"] == 3
+
+
+def test_what_cannot_be_read_is_one_sentence(prepared, tmp_path, monkeypatch):
+    shutil.copytree(prepared, tmp_path / "www" / "scenes")
+    (tmp_path / "www" / "scenes" / "train-000001.tar").unlink()
+    changed = bytearray((tmp_path / "www" / "scenes" / "train-000002.tar").read_bytes())
+    changed[600] ^= 1
+    (tmp_path / "www" / "scenes" / "train-000002.tar").write_bytes(changed)
+    (tmp_path / "www" / "scenes" / "train-000003.tar").write_bytes(changed[:1000])
+    running = Server(tmp_path / "www")
+    reader = ShardReader(f"{running.url}/scenes", "train")
+    with pytest.raises(RunError, match=r"train-000001.tar does not exist"):
+        reader.read(8)
+    with pytest.raises(RunError, match=r"train-000002.tar cannot be read after 6 attempts: another checksum"):
+        reader.read(16)
+    with pytest.raises(RunError, match=r"train-000003.tar cannot be read .*: 1,000 bytes, the index says"):
+        reader.read(24)
+    assert reader.read(0)[0] and reader.read(39)[0], "the others are readable"
+    running.fail["train-000004.tar"] = 99
+    shutil.rmtree(remote.cache_root())
+    with pytest.raises(RunError, match=r"after 6 attempts: ClientResponseError: 500"):
+        ShardReader(f"{running.url}/scenes", "train").read(39)
+    with pytest.raises(RunError, match=r"nothing/index.json does not exist"):
+        read_index(f"{running.url}/nothing")
+    running.server.shutdown()
+    running.server.server_close()
+    with pytest.raises(RunError, match="cannot be read after 6 attempts: ClientConnector"):
+        read_index(f"{running.url}/scenes")
+    with pytest.raises(VeaError, match="needs another package"):
+        read_index("nowhere://x/y")
+
+
+def test_the_cache_stays_within_its_bound(prepared, server, cache, monkeypatch):
+    size = (prepared / "train-000000.tar").stat().st_size
+    monkeypatch.setenv("VEA_CACHE_GB", str(2.5 * size / 1e9))
+    reader = ShardReader(f"{server.url}/scenes", "train")
+    for i in (0, 8, 16, 24, 32, 0, 39):  # the map of a removed shard stays readable
+        assert reader.read(i)[0] == f"synthetic-0-{i:08d}"
+        assert len(list(cache.glob("*/*.tar"))) <= 2
+    assert ShardReader(f"{server.url}/scenes", "train").read(0)[0] == "synthetic-0-00000000"
+    assert server.asked["train-000000.tar"] == 2, "fetched again after it had to go"
+
+
+def read_all(url: str) -> None:
+    reader = ShardReader(url, "train")
+    assert [reader.read(i)[0] for i in range(40)] == [f"synthetic-0-{i:08d}" for i in range(40)]
+
+
+def test_processes_fetch_a_shard_once(server):
+    context = multiprocessing.get_context("spawn")
+    readers = [context.Process(target=read_all, args=(f"{server.url}/scenes",)) for _ in range(3)]
+    for reader in readers:
+        reader.start()
+    for reader in readers:
+        reader.join(120)
+    assert [reader.exitcode for reader in readers] == [0, 0, 0]
+    assert {server.asked[f"train-{i:06d}.tar"] for i in range(5)} == {1}
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def wait_for(port: int, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        assert process.poll() is None
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.1)
+    raise AssertionError("the server did not start")
+
+
+@pytest.mark.skipif(shutil.which("nginx") is None, reason="nginx is not installed (apt-get install nginx-light)")
+def test_batches_from_nginx(prepared, tmp_path):
+    port = free_port()
+    (tmp_path / "nginx.conf").write_text(
+        f"daemon off; pid {tmp_path}/pid; error_log stderr; {'user root;' if os.getuid() == 0 else ''} events {{}} "
+        f"http {{ access_log off; server {{ listen 127.0.0.1:{port}; root {prepared.parent}; }} }}"
+    )
+    process = subprocess.Popen([shutil.which("nginx"), "-p", str(tmp_path), "-c", str(tmp_path / "nginx.conf")])
+    try:
+        wait_for(port, process)
+        same(batches(f"http://127.0.0.1:{port}/scenes"), batches(str(prepared)))
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("moto") is None, reason="needs pip install 'moto[server]'")
+def test_batches_from_s3(prepared, monkeypatch):
+    port = free_port()
+    words = ["-c", "from moto.server import main; main()", "-H", "127.0.0.1", "-p", str(port)]
+    process = subprocess.Popen([sys.executable, *words], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "x")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+    try:
+        wait_for(port, process)
+        import s3fs
+
+        system = s3fs.S3FileSystem()
+        system.mkdir("bucket")
+        system.put(str(prepared), "bucket/scenes", recursive=True)
+        same(batches("s3://bucket/scenes"), batches(str(prepared)))
+        with pytest.raises(RunError, match=r"s3://bucket/nothing/index.json does not exist"):
+            read_index("s3://bucket/nothing")
+    finally:
+        process.terminate()
+        process.wait()
