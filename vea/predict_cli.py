@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+import numpy as np
+
 from vea.errors import VeaError, command
 
 if TYPE_CHECKING:
@@ -85,13 +87,11 @@ class Table:
         print(f"{path}: {'; '.join(shown)}", file=self.stream)
 
 
-def annotate(path: Path, prediction: Prediction, *, folder: Path) -> Path:
-    """Returns the picture written under ``folder`` with a box and a name on every face."""
+def annotated(image: np.ndarray, prediction: Prediction) -> np.ndarray:
+    """Returns RGB uint8 (H, W, 3): the picture with a box and a name on every face."""
     from PIL import Image, ImageDraw, ImageFont
 
-    from vea.predict import read_image
-
-    picture = Image.fromarray(read_image(path))
+    picture = Image.fromarray(image)
     draw = ImageDraw.Draw(picture)
     font = ImageFont.load_default(size=max(12, max(picture.size) // 45))
     width = max(2, max(picture.size) // 300)
@@ -103,6 +103,16 @@ def annotate(path: Path, prediction: Prediction, *, folder: Path) -> Path:
         corner = (face.box[0], face.box[3] if below else face.box[1] - (place[3] - face.box[3]))
         draw.rectangle(draw.textbbox(corner, text, font=font), fill="#ffb000")
         draw.text(corner, text, fill="black", font=font)
+    return np.asarray(picture)
+
+
+def annotate(path: Path, prediction: Prediction, *, folder: Path) -> Path:
+    """Returns the picture written under ``folder`` with a box and a name on every face."""
+    from PIL import Image
+
+    from vea.predict import read_image
+
+    picture = Image.fromarray(annotated(read_image(path), prediction))
     target = folder / f"{path.stem}.png"
     number = 1
     while target.exists():  # pictures of the same name in two folders, or of an earlier call: nothing is overwritten

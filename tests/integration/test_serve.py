@@ -1,0 +1,140 @@
+"""The page in a real browser and under bad visitors. ``VEA_SCREENSHOT=FILE`` writes the picture of the docs."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("gradio", reason="needs the extra: pip install 'vea[serve]'")
+
+PHOTO = "people_samples/images/astronaut.jpg"
+
+
+def get(url: str) -> dict:
+    with urllib.request.urlopen(url, timeout=30) as response:
+        return json.load(response)
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory, repository):
+    """The address of a running ``vea serve`` with uploads up to 5 MB and a queue of 8."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    words = ["-m", "vea.cli", "serve", "--port", str(port), "--max-mb", "5", "--queue", "8"]
+    log = tmp_path_factory.mktemp("serve") / "log.txt"
+    environment = {**os.environ, "GRADIO_TEMP_DIR": str(log.parent / "uploads")}
+    with log.open("w") as out:
+        process = subprocess.Popen([sys.executable, *words], cwd=repository, stdout=out, stderr=out, env=environment)
+    url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 120
+    try:
+        while True:
+            assert process.poll() is None and time.monotonic() < deadline, log.read_text()
+            try:
+                assert get(f"{url}/health")["status"] == "ok"
+                break
+            except OSError:
+                time.sleep(0.3)
+        yield url
+        assert process.poll() is None, log.read_text()
+    finally:
+        process.terminate()
+        assert process.wait(30) in (0, -15), "SIGTERM ends it"
+        assert "Traceback" not in log.read_text()
+
+
+@pytest.fixture(scope="module")
+def photo(vea_data):
+    path = vea_data / PHOTO
+    if not path.is_file():
+        pytest.skip(f"VEA_DATA has no {PHOTO}")
+    return path
+
+
+def ask(page: str, path: Path) -> tuple:
+    from gradio_client import Client, handle_file
+
+    client = Client(page, verbose=False, analytics_enabled=False)
+    return client.predict(handle_file(str(path)), api_name="/look")
+
+
+def test_a_photo_gets_an_answer_and_a_text_file_a_sentence(page, photo, tmp_path):
+    told, picture, bars, faces, _, heat = ask(page, photo)
+    assert bars["label"] in told and "1 face" in told
+    assert picture and heat and len(faces["data"]) == 1
+    (tmp_path / "notes.jpg").write_text("not a picture")
+    told, picture, *_ = ask(page, tmp_path / "notes.jpg")
+    assert told.startswith("**notes.jpg**: ") and "not an image" in told and "/" not in told and picture is None
+
+
+def test_bad_visitors_leave_it_alive(page, photo, tmp_path):
+    from gradio_client import Client, handle_file
+
+    large = tmp_path / "large.jpg"
+    large.write_bytes(b"\xff" * 60_000_000)
+    with pytest.raises(Exception, match=r"413|[Tt]oo [Ll]arge|exceeds|size"):
+        ask(page, large)
+    assert get(f"{page}/health")["status"] == "ok"
+
+    def visit(_):
+        try:
+            client = Client(page, verbose=False, analytics_enabled=False)
+            return client.predict(handle_file(str(photo)), api_name="/look")[0]
+        except Exception as error:
+            return f"refused: {error}"
+
+    with concurrent.futures.ThreadPoolExecutor(20) as pool:
+        answers = list(pool.map(visit, range(20)))
+    good = [answer for answer in answers if answer.startswith("**")]
+    assert len(good) >= 8 and len(set(good)) == 1, answers
+    assert all(answer in good or "queue" in answer.lower() or "busy" in answer.lower() for answer in answers), answers
+    assert get(f"{page}/health")["status"] == "ok"
+
+
+@pytest.mark.skipif(shutil.which("chromedriver") is None, reason="needs chromium and chromedriver")
+def test_a_visitor_uploads_a_photo_in_a_browser(page, photo):
+    webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium") or ""
+    options.add_argument("--window-size=1300,1150")
+    flags = "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking disable-sync"
+    for flag in [*flags.split(), "disable-component-update", "disable-dev-shm-usage"]:
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
+    browser = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
+    try:
+        browser.get(page)
+        wait = WebDriverWait(browser, 60)
+        field = wait.until(lambda b: b.find_element(By.CSS_SELECTOR, "#upload input[type=file]"))
+        field.send_keys(str(photo))
+        wait.until(lambda b: "1 face" in b.find_element(By.ID, "told").text)
+        expression = browser.find_element(By.CSS_SELECTOR, "#told strong").text
+        bars = browser.find_element(By.ID, "bars").text
+        assert expression in bars and "%" in bars
+        wait.until(lambda b: all(b.find_elements(By.CSS_SELECTOR, f"#{part} img") for part in ("picture", "why")))
+        sizes = browser.execute_script(
+            "return [...document.querySelectorAll('#picture img, #why img')].map(i => i.naturalWidth)"
+        )
+        assert len(sizes) == 2 and min(sizes) > 100, "both pictures are shown"
+        assert expression in browser.find_element(By.ID, "faces").text
+        asked = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+        urls = [entry["params"]["request"]["url"] for entry in asked if entry["method"] == "Network.requestWillBeSent"]
+        outside = [url for url in urls if url.startswith("http") and not url.startswith(page)]
+        assert urls and not outside, "the page asks no other server"
+        if os.environ.get("VEA_SCREENSHOT"):
+            browser.save_screenshot(os.environ["VEA_SCREENSHOT"])
+    finally:
+        browser.quit()
