@@ -6,6 +6,7 @@ the process group, a key per rank; an entry costs one small message to rank 0 an
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import sys
 import threading
@@ -30,7 +31,9 @@ class RollCall:
         self.place = "the start"  # where the engine is, for people
         self._count, self._what, self._since = 0, "the start", time.monotonic()
         self._closed = threading.Event()
-        threading.Thread(target=self._watch, name="vea-roll-call", daemon=True).start()
+        self._thread = threading.Thread(target=self._watch, name="vea-roll-call", daemon=True)
+        self._thread.start()
+        atexit.register(self.close)  # a thread that is inside the store when Python ends would abort the process
 
     def here(self, what: str) -> None:
         """Writes that this rank has come to the next collective; all ranks come to the same ones in the same order."""
@@ -80,3 +83,5 @@ class RollCall:
     def close(self) -> None:
         """Ends the watch."""
         self._closed.set()
+        self._thread.join(1)
+        atexit.unregister(self.close)

@@ -5,6 +5,7 @@ Every function works without ``start`` as well: the world is then this one proce
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import gc
 import os
@@ -107,6 +108,8 @@ def _join(rank: int, world_size: int, *, backend: str, timeout_s: float) -> None
             f"rank {rank} of {world_size} could not meet the others at {where} within {timeout_s:g} s "
             f"({str(error).splitlines()[0]}); look at the logs of the ranks that did not come"
         ) from error
+    if backend == "gloo":  # left to Python's end, its threads abort the process now and then: -6 in place of 75
+        atexit.register(stop)
     store = dist.PrefixStore("vea/roll_call", dist.distributed_c10d._get_default_store())
     _roll = RollCall(store, rank=rank, world_size=world_size, timeout_s=timeout_s)
 
