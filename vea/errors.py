@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import errno
 import functools
+import os
 import sys
 from collections.abc import Callable, Iterable
 
@@ -42,7 +43,8 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
 def command(main: Callable[..., int | None]) -> Callable[..., int]:
     """Decorates a command's ``main(argv)``: errors made for people become one line on stderr and an exit code.
 
-    ``--debug`` anywhere in the arguments (removed before ``main`` sees them) keeps the traceback.
+    ``--debug`` anywhere in the arguments (removed before ``main`` sees them) keeps the traceback. A rank other than 0
+    says which it is.
     """
 
     @functools.wraps(main)
@@ -50,6 +52,8 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
         arguments = list(sys.argv[1:] if argv is None else argv)
         debug = "--debug" in arguments
         arguments = [argument for argument in arguments if argument != "--debug"]
+        number = os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or "0"
+        rank = "" if number == "0" else f"rank {number}: "
         try:
             return main(arguments) or 0
         except BrokenPipeError:  # `vea ... | head` is not a failure
@@ -61,15 +65,19 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
         except VeaError as error:
             if debug:
                 raise
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {rank}{error}", file=sys.stderr, flush=True)
             return error.exit_code
         except OSError as error:
             if debug or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
                 raise
             print(
-                f"error: {error.strerror}: {error.filename or 'while writing'}; free or change it and run again",
+                f"error: {rank}{error.strerror}: {error.filename or 'while writing'}; free or change it and run again",
                 file=sys.stderr,
             )
             return 1
+        except Exception as error:
+            if rank:
+                error.add_note(f"on {rank.rstrip(': ')}")
+            raise
 
     return guarded

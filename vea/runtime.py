@@ -5,9 +5,11 @@ Every function works without ``start`` as well: the world is then this one proce
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import gc
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -17,8 +19,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from vea.config import RuntimeConfig
-from vea.errors import Preempted, VeaError
+from vea.errors import Preempted, RunError, VeaError
+from vea.roll_call import RollCall
 from vea.training.preempt import came_early
+
+_roll: RollCall | None = None  # of this process, where there is more than one rank
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,7 @@ def start(config: RuntimeConfig, *, precision: str = "auto") -> Runtime:
 
     Raises:
         VeaError: ``device: cuda`` was asked for and there is none.
+        RunError: not all ranks came within ``timeout_s``.
         Preempted: a signal came to any rank since it called ``vea.training.preempt.listen``.
     """
     rank, world_size, local_rank = _place_from_environment()
@@ -86,15 +92,64 @@ def start(config: RuntimeConfig, *, precision: str = "auto") -> Runtime:
     if precision == "auto":
         precision = "bf16" if use_cuda and torch.cuda.is_bf16_supported() else "fp32"
     if world_size > 1 and not dist.is_initialized():
-        dist.init_process_group(
-            "nccl" if use_cuda else "gloo",
-            rank=rank,
-            world_size=world_size,
-            timeout=timedelta(seconds=config.timeout_s),
-        )
+        _join(rank, world_size, backend="nccl" if use_cuda else "gloo", timeout_s=config.timeout_s)
     if any_rank(came_early() is not None, device=device):
         raise Preempted(f"stopped by {came_early() or 'another rank'} before training: run the same command to go on")
     return Runtime(device, rank, world_size, local_rank, {"bf16": torch.bfloat16, "fp32": torch.float32}[precision])
+
+
+def _join(rank: int, world_size: int, *, backend: str, timeout_s: float) -> None:
+    global _roll
+    try:
+        dist.init_process_group(backend, rank=rank, world_size=world_size, timeout=timedelta(seconds=timeout_s))
+    except RuntimeError as error:
+        where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        raise RunError(
+            f"rank {rank} of {world_size} could not meet the others at {where} within {timeout_s:g} s "
+            f"({str(error).splitlines()[0]}); look at the logs of the ranks that did not come"
+        ) from error
+    if backend == "gloo":  # left to Python's end, its threads abort the process now and then: -6 in place of 75
+        atexit.register(stop)
+    store = dist.PrefixStore("vea/roll_call", dist.distributed_c10d._get_default_store())
+    _roll = RollCall(store, rank=rank, world_size=world_size, timeout_s=timeout_s)
+
+
+def at(place: str) -> None:
+    """Says where this rank is (``step 7``), for the message of a collective that fails."""
+    if _roll is not None:
+        _roll.place = place
+
+
+def arrive(what: str) -> None:
+    """Writes down that this rank comes to a collective; those of this module do it themselves."""
+    if _roll is not None:
+        _roll.here(what)
+
+
+@contextlib.contextmanager
+def naming_absent_ranks() -> Iterator[None]:
+    """Turns the error of a collective into one that names the ranks that failed or did not come.
+
+    Raises:
+        RunError: a collective timed out or lost a connection; the sentence names the ranks.
+    """
+    try:
+        yield
+    except Preempted:  # all leave together
+        raise
+    except Exception as error:
+        if _roll is None:
+            raise
+        text = str(error)
+        if isinstance(error, VeaError) or not (isinstance(error, dist.DistError) or "gloo" in text):
+            _roll.failed(error)
+            raise
+        absent = _roll.absent() or "every rank came: look at the network and the devices"
+        _roll.failed(error)
+        raise RunError(
+            f"the ranks lost each other at {_roll.what}: {absent}; the last checkpoint is good, run the same command "
+            f"to go on ({text.splitlines()[0][:200]})"
+        ) from error
 
 
 def _world() -> int:
@@ -107,6 +162,7 @@ class _AllGather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:  # type: ignore[override]
         ctx.rows = tensor.shape[0]
+        arrive("all_gather")
         parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
         dist.all_gather(parts, tensor.contiguous())
         return torch.cat(parts)
@@ -114,6 +170,7 @@ class _AllGather(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
         gradient = gradient.contiguous()
+        arrive("the gradient of all_gather")
         dist.all_reduce(gradient)
         return gradient[dist.get_rank() * ctx.rows : (dist.get_rank() + 1) * ctx.rows]
 
@@ -131,6 +188,7 @@ def all_reduce_mean(tensor: Tensor) -> Tensor:
     """Returns the mean over ranks of a tensor without gradient."""
     if _world() > 1:
         tensor = tensor.clone()
+        arrive("all_reduce")
         dist.all_reduce(tensor)
         tensor /= _world()
     return tensor
@@ -141,6 +199,7 @@ def gather_objects(item: Any) -> list[Any]:
     if _world() == 1:
         return [item]
     items: list[Any] = [None] * _world()
+    arrive("the gathering of results")
     dist.all_gather_object(items, item)
     return items
 
@@ -150,6 +209,7 @@ def vote(*flags: bool, device: torch.device | str = "cpu") -> list[bool]:
     if _world() == 1:
         return [bool(flag) for flag in flags]
     tensor = torch.tensor([float(flag) for flag in flags], device=device)
+    arrive("the vote")
     dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
     return [bool(value) for value in tensor.tolist()]
 
@@ -162,11 +222,16 @@ def any_rank(flag: bool, *, device: torch.device | str = "cpu") -> bool:
 def barrier() -> None:
     """Waits for all ranks."""
     if _world() > 1:
+        arrive("the barrier")
         dist.barrier()
 
 
 def stop() -> None:
     """Leaves the process group; call it last."""
+    global _roll
+    if _roll is not None:
+        _roll.close()
+        _roll = None
     if dist.is_available() and dist.is_initialized():
         gc.collect()
         dist.destroy_process_group()

@@ -108,11 +108,11 @@ def build(predictor: Predictor, *, queue: int, workers: int) -> Any:
                 button = gr.Button("Look", variant="primary", elem_id="look")
                 told = gr.Markdown(elem_id="told")
                 bars = gr.Label(label="Probabilities", elem_id="bars")
+                heat = gr.Image(label="Why: red parts matter most", elem_id="why", interactive=False, buttons=[])
             with gr.Column():
-                picture = gr.Image(label="Faces", elem_id="picture", interactive=False)
+                picture = gr.Image(label="Faces", elem_id="picture", interactive=False, buttons=["download"])
                 faces = gr.Dataframe(headers=FACE_COLUMNS, label="Faces", elem_id="faces")
                 labels = gr.Dataframe(headers=["label", "value"], label="Everything the model tells", elem_id="labels")
-                heat = gr.Image(label="Why: red parts matter most for the answer", elem_id="why", interactive=False)
             shown = [told, picture, bars, faces, labels, heat]
             look: dict[str, Any] = {"inputs": upload, "outputs": shown, "concurrency_limit": workers}
             gr.on([button.click, upload.upload], lambda path: answer(predictor, path), api_name="look", **look)

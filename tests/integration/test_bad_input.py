@@ -235,7 +235,9 @@ def test_prepare_beyond_the_largest_file(repository, tmp_path):
     )
     assert result.returncode == 1, result.stderr
     assert str(tmp_path / "out") in the_sentence(result.stderr)
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == [".out.partial"], "nothing that a reader takes for a set"
+    again = subprocess.run(line, cwd=repository, capture_output=True, text=True, timeout=120, check=False)
+    assert again.returncode == 0 and [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_prepare_on_a_full_disk(repository, tmp_path):
@@ -245,7 +247,8 @@ def test_prepare_on_a_full_disk(repository, tmp_path):
     result = on_a_small_disk(tmp_path / "disk", "100k", line, kept=tmp_path / "kept", cwd=repository)
     assert result.returncode == 1, result.stderr
     assert "no space left" in the_sentence(result.stderr)
-    assert not list((tmp_path / "kept").iterdir())
+    assert [path.name for path in (tmp_path / "kept").iterdir()] == [".out.partial"]
+    assert not list((tmp_path / "kept").rglob("*.tar")), "no half-written shard"
 
 
 def assert_checkpoints_whole(run_dir: Path) -> None:

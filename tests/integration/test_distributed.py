@@ -47,7 +47,8 @@ def free_port() -> int:
 
 def records(run_dir: Path) -> list[dict]:
     path = run_dir / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text().split("\n")[:-1]] if path.is_file() else []
+    lines = path.read_text().split("\n")[:-1] if path.is_file() else []
+    return [record for record in map(json.loads, lines) if record["kind"] != "event"]
 
 
 PARTS = ("loss", "reconstruction", "similarity", "contrastive")

@@ -69,7 +69,7 @@ def records(run_dir: Path) -> list[dict]:
     """What metrics.jsonl holds; its last line may be cut while the run is alive."""
     path = run_dir / "metrics.jsonl"
     lines = path.read_text().split("\n")[:-1] if path.is_file() else []
-    return [json.loads(line) for line in lines]
+    return [record for record in map(json.loads, lines) if record["kind"] != "event"]
 
 
 def trained_steps(run_dir: Path) -> list[int]:

@@ -303,6 +303,7 @@ class _Run:
         return {part: {name: full(value) for name, value in tensors.items()} for part, tensors in parts.items()}
 
     def save(self, optimizer: torch.optim.Optimizer, ema: Ema | None) -> None:
+        rt.at(f"the checkpoint of step {self.step}")
         weights, optimizer_state = self.weights(ema), full_optimizer_state(optimizer)
         if self.runtime.is_main:
             ckpt.save_checkpoint(
@@ -341,6 +342,7 @@ class _Run:
 # ------------------------------------------------------------------------------------------------------------ the loop
 
 
+@rt.naming_absent_ranks()
 def fit(
     task: Task,
     *,
@@ -443,6 +445,7 @@ def _train(
     batches = iter(train_batches(run.step, micro))
     while run.step < settings.steps:
         step = run.step
+        rt.at(f"step {step}")
         rate = learning_rate(step, settings, global_batch_size=config.data.global_batch_size)
         for group in optimizer.param_groups:
             group["lr"] = rate * group.get("lr_scale", 1.0)
@@ -458,6 +461,8 @@ def _train(
             with contextlib.nullcontext() if last else accumulating(model, task):
                 with runtime.autocast():
                     outputs = model(batch, step=step)
+                if last:
+                    rt.arrive("the backward pass")
                 (outputs["loss"] / accumulate).backward()
             for name, value in outputs.items():
                 parts[name] = parts.get(name, 0) + value.detach().float() / accumulate
@@ -503,6 +508,7 @@ def _train(
         )
         run.owes_validation = bool(validate and asked_to_stop)  # the grace time is for saving
         if validate and not asked_to_stop:
+            rt.at(f"the validation at step {run.step}")
             _validate(run, ema, log, eval_batches)  # type: ignore[arg-type]
             meter.restart_clock()
         if run.step % settings.checkpoint_every == 0 or is_last or asked_to_stop:
