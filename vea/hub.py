@@ -311,7 +311,7 @@ def export_hub(model: SavedModel, out: Path, *, images: Tensor) -> dict[str, flo
     for ref in [*config.data.train, *config.data.val]:
         ref.path = Path(ref.path).name
     main = main_target(described["kinds"])
-    record = {
+    record: dict[str, Any] = {
         "library_name": "vea",
         "vea_version": vea.__version__,
         "recipe": config.recipe,
@@ -378,8 +378,8 @@ def model_card(model: SavedModel) -> str:
             limits += _limits(target, result, f"{names}, {split}")
         for target, fitted in (record.get("calibration") or {}).items():
             before, after = fitted["ece"]
-            limits.append(f"{target}: at the temperature {fitted['temperature']:.2f}, fitted on the validation split and "
-                          f"not applied here, the calibration error goes from {before:.3f} to {after:.3f}")  # fmt: skip
+            limits.append(f"{target}: at the temperature {fitted['temperature']:.2f}, fitted on the validation split "
+                          f"and not applied here, the calibration error goes from {before:.3f} to {after:.3f}")  # fmt: skip
     if any(record.get("synthetic") for record in evaluations.values()):
         limits.append("the figures above were measured on drawn (synthetic) pictures, not on photographs")
     front = {

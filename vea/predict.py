@@ -132,7 +132,7 @@ def read_image(image: ImageLike) -> np.ndarray:
 def _from_pil(image: Image.Image) -> np.ndarray:
     try:
         upright = ImageOps.exif_transpose(image)
-    except (SyntaxError, ValueError, TypeError, KeyError, struct.error):  # a broken EXIF block: the picture may be whole
+    except (SyntaxError, ValueError, TypeError, KeyError, struct.error):  # broken EXIF: the picture may be whole
         upright = image
     if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
         upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright.convert("RGBA"))
