@@ -161,7 +161,7 @@ def main(argv: list[str]) -> int:
     """Runs ``vea predict``; returns 1 where a file could not be read, after all others were done."""
     parser = argparse.ArgumentParser(prog="vea predict", description=__doc__)
     parser.add_argument("paths", nargs="+", type=Path, metavar="FILE|FOLDER|GLOB")
-    parser.add_argument("--model", default="expression", help="the model that ships (expression), a run or a hub folder")
+    parser.add_argument("--model", default="expression", help="expression (the model that ships), a run, a hub folder")
     parser.add_argument("--target", help="which label of the model to predict")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--no-faces", action="store_true", help="the pictures are face crops: do not search for faces")
@@ -178,8 +178,10 @@ def main(argv: list[str]) -> int:
     if arguments.annotate:
         arguments.annotate.mkdir(parents=True, exist_ok=True)
     others = [name for name in predictor.fields if name != predictor.target or not predictor.classes]
-    form_of = {"classes": predictor.classes, "target": predictor.target, "others": others}
-    table = None if arguments.json else Table(sys.stdout, as_csv=arguments.csv, **form_of)
+    table = None
+    if not arguments.json:
+        columns, target = predictor.classes, predictor.target
+        table = Table(sys.stdout, classes=columns, as_csv=arguments.csv, target=target, others=others)
     unreadable = 0
     results = predictor.stream(files, detect_faces=not arguments.no_faces)
     for number, (path, result) in enumerate(zip(files, results), start=1):

@@ -66,7 +66,6 @@ def test_whole_pictures_get_emotion_attributes_and_values(attributes_run, photo,
     assert result.emotion == max(result.probabilities, key=result.probabilities.get)
     assert set(result.attributes) == set(FIELDS)
     assert set(result.attributes["object"].value) <= {"dog", "tree"}
-    assert 1 <= result.valence <= 7 or abs(result.valence) < 100  # an untrained head may leave the scale
     assert result.values == {"valence": result.valence} and result.arousal is None
 
     # the same pixels as in evaluation: centre square of 0.9, and the raters' scale
@@ -147,7 +146,7 @@ def test_onnx_equals_torch_on_faces(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("vea.hub.TOLERANCE", -1.0)
     small = ["export", "expression", "--to", "onnx", "--out", str(tmp_path / "other.onnx"), "--input", "float"]
     assert main(small) == 1
-    assert "nothing is kept" in capsys.readouterr().err.replace("not kept", "nothing is kept")
+    assert "not kept" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["e.onnx"]
 
 
@@ -158,7 +157,7 @@ def test_timm_gives_the_features_of_a_pretraining_run(tmp_path, repository, caps
     config.objective.similarity = config.objective.contrastive = 0.0
     config.model.fusion = "none"
     torch.manual_seed(0)
-    task = PretrainTask(config).eval()
+    task = PretrainTask(config, teacher=None).eval()
     state = {"recipe": "pretrain", "config": config.model_dump(mode="json"), "task": task.metadata(), "step": 1}
     run = tmp_path / "run"
     save_weights(run / "final", task.state_to_save(), state)
