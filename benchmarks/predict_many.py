@@ -131,11 +131,12 @@ def main(argv: list[str]) -> int:
         said = errors.read_text()
 
     reported = set(re.findall(r"skipped: .*?/(\d{5}_[\w.]+):", said))
-    thirds = [
-        [mb for done, mb in samples if mb and part / 3 <= done / max(1, len(answered)) <= (part + 1) / 3]
-        for part in range(3)
-    ]
-    medians = [round(statistics.median(third), 1) if third else 0.0 for third in thirds]
+    def medians_of(parts: int) -> list[float]:
+        shares = [(done / max(1, len(answered)), mb) for done, mb in samples if mb]
+        found = [[mb for share, mb in shares if k / parts <= share <= (k + 1) / parts] for k in range(parts)]
+        return [round(statistics.median(part), 1) if part else 0.0 for part in found]
+
+    medians = medians_of(3)
     result = {
         "files": given.count,
         "bad_files": len(bad),
@@ -146,6 +147,7 @@ def main(argv: list[str]) -> int:
         "images_per_second_after_start": round(given.count / (time.perf_counter() - first), 2) if first else 0.0,
         "exit_code": code,
         "memory_mb_by_third": medians,
+        "memory_mb_by_tenth": medians_of(10),
         "memory_mb_peak": round(max((mb for _, mb in samples), default=0.0), 1),
         "threads": given.threads,
         "model": given.model,
