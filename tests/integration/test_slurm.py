@@ -108,3 +108,21 @@ def test_a_sweep_runs_each_line_in_a_folder_of_its_own(cluster, data, tmp_path, 
     assert (config["name"], config["train"]["base_lr"]) == ("smoke-sweep-1", 2e-3)
     assert "0 missing" in logs[1]
     assert "error:" in logs[2] and "seed" in logs[2] and not (tmp_path / "2").exists()
+
+
+def test_an_array_prepares_the_bytes_of_one_job(cluster, data, tmp_path, repository):
+    """Four parts on two nodes; nobody combines them, the last to end puts the set in place."""
+    alone, parts = tmp_path / "alone", tmp_path / "parts"
+    options = ["--count", "160", "--size", "64", "--shard-size", "20"]
+    line = [sys.executable, "datasets/prepare.py", "synthetic", *options, "--out", str(alone)]
+    subprocess.run(line, cwd=repository, check=True, capture_output=True, timeout=120)
+    wanted = ["--array=1-4", "--cpus-per-task=1", "--time=5", f"--output={tmp_path}/%a.log"]
+    line = ["sbatch", "--parsable", *wanted, "slurm/prepare_array.sbatch", "synthetic", str(parts), *options]
+    made = subprocess.run(line, cwd=repository, env=cluster, capture_output=True, text=True, timeout=30, check=False)
+    assert made.returncode == 0, made.stderr
+    wait(lambda: not queued(made.stdout.strip().split(";")[0], cluster), what="the preparation")
+    logs = "".join((tmp_path / f"{number}.log").read_text() for number in range(1, 5))
+    assert (parts / "index.json").is_file(), logs
+    names = sorted(path.name for path in alone.iterdir())
+    assert names == sorted(path.name for path in parts.iterdir()) and len(names) == 21
+    assert all((alone / name).read_bytes() == (parts / name).read_bytes() for name in names)
