@@ -124,5 +124,5 @@ def test_an_array_prepares_the_bytes_of_one_job(cluster, data, tmp_path, reposit
     logs = "".join((tmp_path / f"{number}.log").read_text() for number in range(1, 5))
     assert (parts / "index.json").is_file(), logs
     names = sorted(path.name for path in alone.iterdir())
-    assert names == sorted(path.name for path in parts.iterdir()) and len(names) == 21
+    assert names == sorted(path.name for path in parts.iterdir()) and len(names) == 19
     assert all((alone / name).read_bytes() == (parts / name).read_bytes() for name in names)
