@@ -27,7 +27,8 @@ LAYERS = [
     {"vea.losses", "vea.models", "vea.data", "vea.metrics", "vea.caption_metrics", "vea.robustness"},
     {"vea.tasks"},
     {"vea.training", "vea.hub"},
-    {"vea.report", "vea.predict", "vea.predict_cli", "vea.serve", "vea.recipe", "vea.compare_cli"},
+    {"vea.report", "vea.predict", "vea.predict_cli", "vea.serve", "vea.recipe", "vea.compare_cli",
+     "vea.explain", "vea.explain_cli"},
     {"vea.cli"},
 ]
 LAYER = {name: height for height, names in enumerate(LAYERS) for name in names}
