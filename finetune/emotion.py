@@ -1,8 +1,8 @@
 """Fine-tune an encoder to recognise what a scene makes people feel: classes, label sets, valence and arousal.
 
-    python finetune/emotion.py configs/finetune/emotion_synthetic.yaml     # drawn scenes, a minute
-    python finetune/emotion.py configs/finetune/emotion_oasis.yaml         # valence and arousal of photographs
-    python finetune/evaluate.py runs/emotion-oasis --split test
+python finetune/emotion.py configs/finetune/emotion_synthetic.yaml     # drawn scenes, a minute
+python finetune/emotion.py configs/finetune/emotion_oasis.yaml         # valence and arousal of photographs
+python finetune/evaluate.py runs/emotion-oasis --split test
 """
 
 from __future__ import annotations

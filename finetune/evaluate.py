@@ -1,9 +1,9 @@
 """Evaluate a fine-tuned run on a split it has not chosen anything by: table, JSON, report.
 
-    python finetune/evaluate.py runs/expression-ship --split test
-    python finetune/evaluate.py runs/expression-ship --split test --data data/other_faces   # another prepared set
-    python finetune/evaluate.py runs/expression-ship --split val --weights final            # not the chosen weights
-    python finetune/evaluate.py runs/expression-ship --split test --calibrate --robustness --flip
+python finetune/evaluate.py runs/expression-ship --split test
+python finetune/evaluate.py runs/expression-ship --split test --data data/other_faces   # another prepared set
+python finetune/evaluate.py runs/expression-ship --split val --weights final            # not the chosen weights
+python finetune/evaluate.py runs/expression-ship --split test --calibrate --robustness --flip
 """
 
 from __future__ import annotations

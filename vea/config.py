@@ -173,9 +173,7 @@ class ObjectiveConfig(Section):
     infonce: float = Field(0.0, ge=0, description="symmetric InfoNCE between the fused embedding and the text")
     sigmoid: float = Field(0.0, ge=0, description="pairwise sigmoid loss (SigLIP), with learned scale and bias")
     norm_pix: bool = Field(False, description="reconstruct patches normalised by their own mean and deviation")
-    temperature: float = Field(
-        0.07, gt=0, description="of infonce and distillation; where the scale of sigmoid starts"
-    )
+    temperature: float = Field(0.07, gt=0, description="of infonce and distillation; where the scale of sigmoid starts")
     distillation: float = Field(0.0, ge=0, description="soft labels: gamma's choice among texts against the teacher's")
     false_negative_margin: float = Field(
         0.01, ge=0, description="distillation drops a text whose teacher score is above the own text's minus this"

@@ -1,8 +1,8 @@
 """Recognise expressions in pictures: ``load()`` a model, ``predict`` on anything that holds an image.
 
-    from vea.predict import load
-    result, = load().predict("photo.jpg")
-    print(result.expression, [(face.box, face.expression) for face in result.faces])
+from vea.predict import load
+result, = load().predict("photo.jpg")
+print(result.expression, [(face.box, face.expression) for face in result.faces])
 """
 
 from __future__ import annotations

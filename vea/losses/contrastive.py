@@ -163,9 +163,7 @@ def distillation(
     return _mean(((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum(1) / 2, rows)
 
 
-def sigmoid(
-    student: Tensor, text: Tensor, *, log_scale: Tensor, bias: Tensor, paired: Tensor | None = None
-) -> Tensor:
+def sigmoid(student: Tensor, text: Tensor, *, log_scale: Tensor, bias: Tensor, paired: Tensor | None = None) -> Tensor:
     """Returns the pairwise loss of SigLIP (arXiv 2303.15343, equation 1): each pair of the batch is a yes or a no.
 
     -1/B sum_ij log sigmoid(z_ij (exp(log_scale) f_i . t_j + bias)), z = 1 on the diagonal and -1 off it.

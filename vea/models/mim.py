@@ -268,9 +268,7 @@ class MaskedAutoencoder(nn.Module):
 
     # ----------------------------------------------------------------------------------------------------- in one piece
 
-    def forward(
-        self, images: Tensor, mask_ratio: float | None = None, *, noise: Tensor | None = None
-    ) -> MaskedOutput:
+    def forward(self, images: Tensor, mask_ratio: float | None = None, *, noise: Tensor | None = None) -> MaskedOutput:
         """Returns loss, prediction, mask and embeddings, as facebookresearch/mae computes them.
 
         Args:

@@ -208,7 +208,7 @@ class Explainer(nn.Module):
         """Returns what the decoder looks at, (B, N, D), from image features (B, M, F)."""
         if self.image_tokens and self.image_tokens < features.shape[1]:
             features = F.adaptive_avg_pool1d(features.transpose(1, 2), self.image_tokens).transpose(1, 2)
-        return self.project(features)
+        return self.project(features).contiguous()  # GPT-2 views it
 
     def forward(self, memory: Tensor, sentences: Sentences) -> tuple[Tensor, Tensor]:
         """Returns logits (B, L, V) and hidden states (B, L, D) of the sentences, which see their memory (B, N, D)."""

@@ -174,12 +174,21 @@ class PretrainTask(Task):
         losses: dict[str, Callable[[], Tensor]] = {
             "contrastive": lambda: contrastive.contrastive_similarity(gamma, compared["image"], text, paired=paired),
             "infonce": lambda: contrastive.infonce(
-                gamma, text, temperature=objective.temperature, paired=paired, focal=objective.focal,
+                gamma,
+                text,
+                temperature=objective.temperature,
+                paired=paired,
+                focal=objective.focal,
                 block=objective.infonce_block,
             ),
             "distillation": lambda: contrastive.distillation(
-                gamma, compared["image"], text, temperature=objective.temperature,
-                margin=objective.false_negative_margin, hard=objective.hard_negatives, paired=paired,
+                gamma,
+                compared["image"],
+                text,
+                temperature=objective.temperature,
+                margin=objective.false_negative_margin,
+                hard=objective.hard_negatives,
+                paired=paired,
             ),
             "sigmoid": lambda: contrastive.sigmoid(
                 gamma, text, log_scale=self.log_scale, bias=self.bias, paired=paired
