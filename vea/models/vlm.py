@@ -1,0 +1,309 @@
+"""Small vision-language models that say which emotion a picture evokes and why.
+
+``sevlm``: SEVLM (arXiv 2403.11150, section 3), a GPT-2 whose blocks look at image tokens by cross-attention, with VAD
+features fused into the explanation. ``prefix``: image tokens in front of the sentence of any causal language model.
+Both write through ``transformers``' ``generate`` with its cache of keys and values.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vea.config import ExplainModelConfig, GenerateConfig
+from vea.errors import VeaError
+from vea.models.tokens import PROMPT, Sentences, Tokens, after_because
+from vea.models.vad import VadEncoder
+
+try:  # this module is imported only where an explanation model is built
+    from transformers import (
+        AutoConfig,
+        AutoModelForCausalLM,
+        GPT2Config,
+        GPT2LMHeadModel,
+        LogitsProcessor,
+        LogitsProcessorList,
+        PreTrainedModel,
+    )
+    from transformers.modeling_outputs import CausalLMOutputWithCrossAttentions
+except ImportError:
+    raise VeaError("explanations need the package transformers: pip install 'vea[vlm]'") from None
+
+
+class FusedGPT2(GPT2LMHeadModel):
+    """GPT-2 with cross-attention, segments for emotion and explanation, and VAD fusion.
+
+    ``config.because`` is the token that starts the explanation; ``config.fuse_vad`` switches the VAD parts.
+    """
+
+    token_vad: Tensor
+
+    def __init__(self, config: GPT2Config, token_vad: Tensor) -> None:
+        super().__init__(config)
+        width = config.n_embd
+        self.segments = nn.Embedding(2, width)  # emotion, explanation
+        nn.init.zeros_(self.segments.weight)
+        # the checkpoint carries the ratings of its own words, so that it runs without the lexicon
+        self.register_buffer("token_vad", token_vad)
+        if config.fuse_vad:
+            self.vad_encoder = VadEncoder(max_tokens=config.n_positions, dropout=config.embd_pdrop)
+            self.fuse = nn.Linear(width + 3, width)
+            with torch.no_grad():  # starts as the language model without VAD
+                self.fuse.weight.copy_(torch.eye(width, width + 3))
+                self.fuse.bias.zero_()
+
+    def forward(  # type: ignore[override]
+        self,
+        input_ids: Tensor,
+        history: Tensor | None = None,
+        past_key_values: Any = None,
+        attention_mask: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
+        use_cache: bool = False,
+        **_: Any,
+    ) -> CausalLMOutputWithCrossAttentions:
+        """Returns logits (B, L, V) and, as ``hidden_states[0]``, the states behind them, (B, L, D).
+
+        Args:
+            input_ids: (B, L) the tokens whose keys are not cached.
+            history: (B, S) all tokens so far, the last L of them ``input_ids``; None: ``input_ids`` are all.
+            past_key_values: cache of the first S - L tokens.
+            attention_mask: not needed: pads stand at the end, where no earlier token looks.
+            encoder_hidden_states: image tokens (B, N, D).
+            use_cache: return the cache.
+        """
+        history = input_ids if history is None else history
+        length = input_ids.shape[1]
+        explained = after_because(history, self.config.because)[:, -length:]
+        outputs = self.transformer(
+            inputs_embeds=self.transformer.wte(input_ids) + self.segments(explained.long()),
+            past_key_values=past_key_values,
+            encoder_hidden_states=encoder_hidden_states,
+            use_cache=use_cache,
+        )
+        hidden = outputs.last_hidden_state
+        if self.config.fuse_vad:
+            features = self.vad_encoder(self.token_vad[history])[:, -length:].to(hidden.dtype)
+            hidden = torch.where(explained[..., None], self.fuse(torch.cat([hidden, features], dim=-1)), hidden)
+        return CausalLMOutputWithCrossAttentions(
+            logits=self.lm_head(hidden), past_key_values=outputs.past_key_values, hidden_states=(hidden,)
+        )
+
+    def prepare_inputs_for_generation(self, input_ids: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Returns the inputs of one step: the new tokens, and all of them for segments and VAD."""
+        cache = kwargs.get("past_key_values")
+        seen = cache.get_seq_length() if cache is not None else 0
+        return {
+            "input_ids": input_ids[:, seen:],
+            "history": input_ids,
+            "past_key_values": cache,
+            "encoder_hidden_states": kwargs.get("encoder_hidden_states"),
+            "use_cache": bool(kwargs.get("use_cache")),
+        }
+
+
+def build_decoder(config: ExplainModelConfig, tokens: Tokens, token_vad: Tensor, *, weights: bool = True) -> Any:
+    """Returns the language model of ``config``: with weights of ``decoder.path``, or GPT-2 from scratch.
+
+    ``weights=False`` makes only the architecture, for weights that come from a checkpoint.
+
+    Raises:
+        VeaError: the folder holds no causal language model, or (sevlm) none of GPT-2's family.
+    """
+    settings = config.decoder
+    sevlm = config.kind == "sevlm"
+    if settings.path is None:
+        places = config.max_tokens + (0 if sevlm else config.image_tokens or 1024)
+        if settings.width % settings.heads:
+            raise VeaError(f"model.decoder: heads ({settings.heads}) must divide width ({settings.width})")
+        form: Any = GPT2Config(
+            vocab_size=tokens.size, n_positions=places, n_embd=settings.width, n_layer=settings.depth,
+            n_head=settings.heads, resid_pdrop=settings.dropout, embd_pdrop=settings.dropout,
+            attn_pdrop=settings.dropout, bos_token_id=tokens.end, eos_token_id=tokens.end,
+        )  # fmt: skip
+        base = None
+    else:
+        form, base = _read_decoder(settings.path, settings.gguf, cross_attention=sevlm, weights=weights)
+    if not sevlm:
+        return base if base is not None else AutoModelForCausalLM.from_config(form)
+    form.add_cross_attention, form.because, form.fuse_vad = True, tokens.because, config.vad
+    table = torch.zeros(form.vocab_size, 3)
+    table[: len(token_vad)] = token_vad
+    decoder = FusedGPT2(form, table)
+    if base is not None:
+        decoder.load_state_dict(base.state_dict(), strict=False)
+    return decoder
+
+
+def _read_decoder(
+    path: str, gguf: str | None, *, cross_attention: bool, weights: bool
+) -> tuple[Any, PreTrainedModel | None]:
+    """Returns (config, model or None) of a local folder."""
+    try:
+        form = AutoConfig.from_pretrained(path, gguf_file=gguf, local_files_only=True)
+        if cross_attention and form.model_type != "gpt2":
+            raise ValueError(f"sevlm needs GPT-2's family and this is {form.model_type}; set model.kind=prefix")
+        if not weights:
+            return form, None
+        extra = {"add_cross_attention": True} if cross_attention else {}
+        model = AutoModelForCausalLM.from_pretrained(
+            path, gguf_file=gguf, local_files_only=True, dtype=torch.float32, **extra
+        )
+    except Exception as error:  # transformers raises many types for a folder that is not what it should be
+        raise VeaError(f"model.decoder.path: {path} cannot be used: {str(error).splitlines()[0]}") from None
+    return form, model
+
+
+class Explainer(nn.Module):
+    """Image tokens in, sentences out.
+
+    Args:
+        config: the ``model`` section.
+        tokens: of the decoder.
+        features: width of the image tokens.
+        token_vad: (V, 3), of ``vea.models.vad.vad_table``.
+        heads: which of ``vad`` and ``contrastive`` are trained, each with a head.
+        weights: False where a checkpoint follows.
+    """
+
+    prefix_vad: Tensor
+
+    def __init__(
+        self,
+        config: ExplainModelConfig,
+        *,
+        tokens: Tokens,
+        features: int,
+        token_vad: Tensor,
+        heads: tuple[str, ...] = (),
+        weights: bool = True,
+    ) -> None:
+        super().__init__()
+        self.kind, self.end, self.image_tokens = config.kind, tokens.end, config.image_tokens
+        self.decoder = build_decoder(config, tokens, token_vad, weights=weights)
+        # (V, 3); FusedGPT2 holds its own, and a name here would store it twice
+        self.register_buffer("prefix_vad", token_vad if self.kind == "prefix" else None)
+        width = self.decoder.get_input_embeddings().embedding_dim
+        if self.kind == "prefix":
+            self.project: nn.Module = nn.Sequential(nn.Linear(features, width), nn.GELU(), nn.Linear(width, width))
+        else:
+            self.project = nn.Identity() if features == width else nn.Linear(features, width)
+        if "vad" in heads:
+            self.vad_head = nn.Linear(width, 3)
+        if "contrastive" in heads:
+            layers: list[nn.Module] = [nn.Linear(3 * width, width), nn.ReLU()]
+            for _ in range(3):
+                layers += [nn.Linear(width, width), nn.ReLU()]
+            self.contrast_head = nn.Sequential(*layers, nn.Linear(width, 1))
+
+    @property
+    def token_vad(self) -> Tensor:
+        """(V, 3), the rating of each token."""
+        return self.decoder.token_vad if self.kind == "sevlm" else self.prefix_vad
+
+    def memory(self, features: Tensor) -> Tensor:
+        """Returns what the decoder looks at, (B, N, D), from image features (B, M, F)."""
+        if self.image_tokens and self.image_tokens < features.shape[1]:
+            features = F.adaptive_avg_pool1d(features.transpose(1, 2), self.image_tokens).transpose(1, 2)
+        return self.project(features).contiguous()  # GPT-2 views it
+
+    def forward(self, memory: Tensor, sentences: Sentences) -> tuple[Tensor, Tensor]:
+        """Returns logits (B, L, V) and hidden states (B, L, D) of the sentences, which see their memory (B, N, D)."""
+        if self.kind == "sevlm":
+            outputs = self.decoder(sentences.ids, encoder_hidden_states=memory.contiguous())
+            return outputs.logits, outputs.hidden_states[0]
+        embedded = self.decoder.get_input_embeddings()(sentences.ids)
+        seen = torch.cat([sentences.mask.new_ones(memory.shape[:2]), sentences.mask], dim=1)
+        outputs = self.decoder(
+            inputs_embeds=torch.cat([memory.to(embedded.dtype), embedded], dim=1),
+            attention_mask=seen.long(),
+            output_hidden_states=True,
+        )
+        start = memory.shape[1]
+        return outputs.logits[:, start:], outputs.hidden_states[-1][:, start:]
+
+    def score(self, memory: Tensor, emotion: Tensor, explanation: Tensor) -> Tensor:
+        """Returns the contrastive head's scores (B,) of pooled image tokens, emotions and explanations, (B, D) each."""
+        return self.contrast_head(torch.cat([memory, emotion, explanation], dim=-1))[:, 0]
+
+    @torch.no_grad()
+    def write(
+        self,
+        memory: Tensor,
+        *,
+        tokens: Tokens,
+        settings: GenerateConfig,
+        emotions: list[str],
+        emotion: str | None = None,
+        count: int = 1,
+        use_cache: bool = True,
+    ) -> Tensor:
+        """Returns the tokens after the prompt, int64 (B * count, T); a row of one image after the other.
+
+        Args:
+            memory: (B, N, D) of ``memory``.
+            tokens: of the decoder.
+            settings: method and lengths.
+            emotions: class names, one of which starts the sentence where ``settings.constrain``.
+            emotion: explain the picture as this emotion, which is then part of the result.
+            count: sentences per image (beam and nucleus).
+            use_cache: False recomputes all keys and values at every step, to compare with.
+        """
+        given = [*tokens.encode(emotion), tokens.because] if emotion else []
+        prompt = torch.tensor([tokens.end, *tokens.encode(PROMPT), *given], device=memory.device)
+        prompt = prompt.expand(len(memory), -1)
+        options = _options(settings, count=count) | {
+            "pad_token_id": self.end, "eos_token_id": self.end, "bos_token_id": self.end, "use_cache": use_cache,
+        }  # fmt: skip
+        start = prompt.shape[1] if self.kind == "sevlm" else 0
+        if settings.constrain and not emotion:
+            choices = [(*tokens.encode(name), tokens.because) for name in emotions]
+            options["logits_processor"] = LogitsProcessorList([EmotionFirst(choices, start=start)])
+        if self.kind == "sevlm":
+            written = self.decoder.generate(prompt, encoder_hidden_states=memory, **options)
+        else:
+            embedded = self.decoder.get_input_embeddings()(prompt)
+            whole = torch.cat([memory.to(embedded.dtype), embedded], dim=1)
+            seen = torch.ones(whole.shape[:2], dtype=torch.long, device=memory.device)
+            written = self.decoder.generate(inputs_embeds=whole, attention_mask=seen, **options)
+        head = torch.tensor(given, dtype=torch.long, device=memory.device).expand(len(written), -1)
+        return torch.cat([head, written[:, start:]], dim=1)
+
+
+def _options(settings: GenerateConfig, *, count: int) -> dict[str, Any]:
+    """Returns the arguments of ``generate`` for a method."""
+    options: dict[str, Any] = {"max_new_tokens": settings.max_new_tokens, "num_return_sequences": count}
+    if settings.method == "nucleus":
+        return options | {
+            "do_sample": True, "top_p": settings.top_p, "top_k": 0, "temperature": settings.temperature,
+        }  # fmt: skip
+    if settings.method == "beam":
+        return options | {"do_sample": False, "num_beams": max(settings.beams, count)}
+    if count > 1:
+        raise VeaError("greedy decoding has one result; set generate.method to beam or nucleus for several")
+    return options | {"do_sample": False, "num_beams": 1}
+
+
+class EmotionFirst(LogitsProcessor):
+    """Lets only the given token sequences stand at the start of the answer."""
+
+    def __init__(self, choices: list[tuple[int, ...]], *, start: int) -> None:
+        self.choices, self.start = choices, start
+        self.longest = max(map(len, choices))
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Returns scores (B, V) with -inf for the tokens that continue none of the sequences."""
+        step = input_ids.shape[1] - self.start
+        if step >= self.longest:
+            return scores
+        for row, written in enumerate(input_ids[:, self.start :].tolist()):
+            allowed = {c[step] for c in self.choices if len(c) > step and list(c[:step]) == written}
+            if allowed:
+                kept = torch.tensor(sorted(allowed), device=scores.device)
+                masked = torch.full_like(scores[row], -torch.inf)
+                masked[kept] = scores[row, kept]
+                scores[row] = masked
+        return scores

@@ -1,0 +1,422 @@
+"""Explanation of emotion: which one a picture evokes and why, in words (SEVLM, arXiv 2403.11150).
+
+A text of the form ``EMOTION because WORDS`` brings its own emotion, so that a picture may have several (ArtEmis); any
+other text explains the emotion that the picture is labelled with.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from vea import runtime
+from vea.caption_metrics import caption_scores, tokenize
+from vea.config import ClassifierConfig, ExplainConfig
+from vea.data.loaders import ShardSet
+from vea.data.sample import LabelField
+from vea.errors import VeaError, did_you_mean
+from vea.labels import check_same_classes
+from vea.losses.language import answer_costs, answer_loss, explanation_contrast, span_mean, vad_loss
+from vea.models.tokens import BECAUSE, HubTokens, Sentences, Tokens, WordTokens, make_sentences
+from vea.models.vad import look_up, read_lexicon, vad_table
+from vea.tasks.base import Batch, Task
+from vea.tasks.expression import STATISTICS, build_trunk, hard_targets, load_encoder
+
+# Valence and arousal high and high, high and low, low and high, low and low: coarse, as quadrants are.
+QUADRANTS = ("excitement", "contentment", "fear", "sadness")
+METAPHORS = ("could be", "appears to be", "reminds me", "seems like", "looks like", "is like", "are like", "think of",
+             "resembles")  # fmt: skip  # the list of ArtEmis
+Pair = tuple[str, str]  # emotion, explanation
+
+
+def emotion_names(config: ExplainConfig, fields: dict[str, LabelField]) -> tuple[str, ...]:
+    """Returns the words of the emotions in index order.
+
+    Raises:
+        VeaError: the data has no such label, or it names no classes.
+    """
+    for name in config.targets:
+        if name not in fields:
+            raise VeaError(f"emotion: the data has no label {name!r}{did_you_mean(name, fields)}")
+    if config.emotion.quadrant:
+        return QUADRANTS
+    field = fields[config.emotion.field]
+    if field.kind not in ("class", "distribution"):
+        raise VeaError(
+            f"emotion.field: {config.emotion.field!r} is a {field.kind}; give a label with classes, or emotion.quadrant"
+        )
+    return tuple(name.replace("_", " ").lower() for name in field.classes)
+
+
+def training_texts(config: ExplainConfig) -> Iterator[str]:
+    """Yields the texts of the training sets, from which a vocabulary is learned."""
+    for ref in config.data.train:
+        shards = ShardSet(ref)
+        for i in range(len(shards)):
+            yield from shards.read(i)[2].get("text") or []
+
+
+def make_tokens(config: ExplainConfig, emotions: Sequence[str], *, described: dict[str, Any] | None = None) -> Tokens:
+    """Returns the tokens of a checkpoint (``described``), of ``model.decoder.path``, or of the training texts."""
+    decoder = config.model.decoder
+    if decoder.path:
+        return HubTokens(decoder.path, gguf=decoder.gguf)
+    if described:
+        return WordTokens(described["vocabulary"])
+    return WordTokens.learn(training_texts(config), emotions=emotions, size=decoder.vocabulary_size)
+
+
+def split_answer(text: str) -> Pair:
+    """Returns (emotion, explanation) of ``EMOTION because WORDS``; the emotion is empty in a text of another form."""
+    emotion, because, explanation = text.partition(f" {BECAUSE} ")
+    return (emotion.strip().lower(), explanation.strip()) if because else ("", text.strip())
+
+
+def pairs_of(texts: Sequence[str], emotion: str, emotions: Sequence[str]) -> list[Pair]:
+    """Returns the (emotion, explanation) pairs of one picture; ``emotion`` is its label, empty where unknown."""
+    pairs = []
+    for text in texts:
+        own, explanation = split_answer(text)
+        pair = (own, explanation) if own in emotions else (emotion, text.strip())
+        if all(pair):
+            pairs.append(pair)
+    return pairs
+
+
+@dataclass
+class Drawn:
+    """The sentences of one step: ``pairs``, the picture of each, and each one's partner on the same picture or -1."""
+
+    pairs: list[Pair]
+    image: list[int]
+    partner: list[int]
+
+    def others(self) -> list[int]:
+        """Returns for each sentence the next one that explains another picture, -1 where there is none."""
+        count = len(self.pairs)
+        found = []
+        for i in range(count):
+            after = ((i + k) % count for k in range(1, count))
+            found.append(next((j for j in after if self.image[j] != self.image[i] and self.pairs[j][1]), -1))
+        return found
+
+
+def draw(candidates: Sequence[Sequence[Pair]], *, paired: bool) -> Drawn:
+    """Returns one sentence per picture and, where ``paired``, a second one of another emotion; torch's generator."""
+    drawn = Drawn([], [], [])
+    for image, pairs in enumerate(candidates):
+        first = pairs[int(torch.randint(len(pairs), ()))] if pairs else ("", "")
+        rivals = [pair for pair in pairs if pair[0] != first[0]] if paired else []
+        here = len(drawn.pairs)
+        drawn.pairs.append(first)
+        drawn.image.append(image)
+        drawn.partner.append(here + 1 if rivals else -1)
+        if rivals:
+            drawn.pairs.append(rivals[int(torch.randint(len(rivals), ()))])
+            drawn.image.append(image)
+            drawn.partner.append(here)
+    return drawn
+
+
+class ExplainTask(Task):
+    """Learns sentences ``the emotion is E because WORDS`` of pictures.
+
+    Args:
+        config: the resolved config.
+        fields: label fields of the data.
+        described: ``metadata()`` of a checkpoint whose weights follow; None starts a new model.
+
+    Raises:
+        VeaError: data, decoder and config do not fit.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, config: ExplainConfig, *, fields: dict[str, LabelField], described: dict[str, Any] | None = None
+    ) -> None:
+        from vea.models.vlm import Explainer
+
+        super().__init__()
+        self.config = config
+        self.emotions = tuple(described["emotions"]) if described else emotion_names(config, fields)
+        self.tokens = make_tokens(config, self.emotions, described=described)
+        model = config.model
+        self.encoder = build_trunk(ClassifierConfig(encoder=model.encoder), image_size=config.augment.image_size)
+        self.encoder.requires_grad_(model.train_encoder)
+        self.lexicon = read_lexicon(None if described else model.lexicon)
+        objective = config.objective
+        self.explainer = Explainer(
+            model,
+            tokens=self.tokens,
+            features=int(self.encoder.num_features),  # type: ignore[arg-type]
+            token_vad=vad_table(self.tokens.words(), self.lexicon),
+            heads=tuple(name for name in ("vad", "contrastive") if getattr(objective, name)),
+            weights=described is None,
+        )
+        mean, std = STATISTICS[3]
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
+        self.control = False  # evaluation also explains each picture while looking at another one
+        self._cache: dict[str, Tensor] = {}
+
+    def train(self, mode: bool = True) -> ExplainTask:
+        """Returns self in training mode; a frozen encoder stays in evaluation mode."""
+        super().train(mode)
+        if not self.config.model.train_encoder:
+            self.encoder.eval()
+        return self
+
+    def load_pretrained(self, path: str) -> str:
+        """Loads the encoder of the run or weight file at ``path`` and its statistics; returns what was loaded."""
+        from vea.training.checkpoint import load_weights
+
+        weights, metadata = load_weights(path)
+        try:
+            loaded = load_encoder(self.encoder, weights)
+        except VeaError as error:
+            raise VeaError(f"train.init_from: {path} does not fit: {error}") from None
+        found = metadata.get("task", {})
+        if len(found.get("mean", ())) == 3:
+            self.mean.copy_(torch.tensor(found["mean"]).view(1, -1, 1, 1))
+            self.std.copy_(torch.tensor(found["std"]).view(1, -1, 1, 1))
+        return loaded
+
+    # ------------------------------------------------------------------------------------------------------- the model
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Returns patch features (B, N, F) of uint8 images (B, 3, H, W)."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.model.train_encoder):
+            found = self.encoder.forward_features((images.float() / 255 - self.mean) / self.std)  # type: ignore[operator]
+        if isinstance(self.encoder, VisionTransformer):
+            return found[:, self.encoder.num_prefix_tokens :]
+        return found.flatten(2).transpose(1, 2)
+
+    def memory(self, batch: Batch) -> Tensor:
+        """Returns what the decoder looks at, (B, N, D); features of a frozen encoder may be kept by key."""
+        images = batch["image"]
+        if not self.config.model.cache_features:
+            return self.explainer.memory(self.encode(images))
+        keys = [f"{self.training}/{key}" for key in batch["keys"]]  # the two views differ by their crop
+        new = [i for i, key in enumerate(keys) if key not in self._cache]
+        if new:
+            self._cache |= {keys[i]: row for i, row in zip(new, self.encode(images[new]).float().cpu())}
+        return self.explainer.memory(torch.stack([self._cache[key] for key in keys]).to(images.device))
+
+    def true_emotions(self, batch: Batch) -> list[str]:
+        """Returns each picture's labelled emotion, empty where it has none."""
+        labels = batch["labels"]
+        if self.config.emotion.quadrant:
+            valence, arousal = self.config.emotion.quadrant
+            known = ~(labels["valence"].isnan() | labels["arousal"].isnan())
+            index = 2 * (labels["valence"] < valence).long() + (labels["arousal"] < arousal).long()
+            index = torch.where(known, index, -1)
+        else:
+            index = labels[self.config.emotion.field]
+            index = hard_targets(index.nan_to_num()) if index.ndim == 2 else index
+        return [self.emotions[i] if i >= 0 else "" for i in index.tolist()]
+
+    def candidates(self, batch: Batch) -> list[list[Pair]]:
+        """Returns each picture's (emotion, explanation) pairs."""
+        labelled = zip(batch["texts"], self.true_emotions(batch))
+        return [pairs_of(texts, emotion, self.emotions) for texts, emotion in labelled]
+
+    def sentences(self, pairs: Sequence[Pair], device: torch.device) -> Sentences:
+        """Returns the sentences of pairs."""
+        return make_sentences(pairs, self.tokens, max_tokens=self.config.model.max_tokens, device=device)
+
+    def forward(self, batch: Batch, *, step: int) -> dict[str, Tensor]:
+        """Returns the loss and its parts: ``language``, ``vad``, ``contrastive``."""
+        objective, device = self.config.objective, batch["image"].device
+        drawn = draw(self.candidates(batch), paired=objective.contrastive > 0)
+        made = self.sentences(drawn.pairs, device)
+        memory = self.memory(batch)[torch.tensor(drawn.image, device=device)]
+        logits, hidden = self.explainer(memory, made)
+        parts = {"language": answer_loss(logits, made.ids, made.answer)}
+        if objective.vad:
+            rated = self.explainer.token_vad[made.ids]
+            parts["vad"] = objective.vad * vad_loss(self.explainer.vad_head(hidden), rated, made.explanation)
+        if objective.contrastive:
+            parts["contrastive"] = objective.contrastive * self._contrast(memory, hidden, made, drawn)
+        loss = torch.stack(list(parts.values())).sum()
+        return {"loss": loss, **{f"loss/{name}": part.detach() for name, part in parts.items()}}
+
+    def _contrast(self, memory: Tensor, hidden: Tensor, made: Sentences, drawn: Drawn) -> Tensor:
+        """Returns the contrastive loss: against the image's other emotion, and against another image's words."""
+        image, emotion = memory.mean(1), span_mean(hidden, made.emotion)
+        explanation = span_mean(hidden, made.explanation)
+        rivals = torch.tensor([drawn.partner, drawn.others()], device=memory.device).T
+        has_words = torch.tensor([bool(text) for _, text in drawn.pairs], device=memory.device)
+        negatives = [self.explainer.score(image, emotion, explanation[column]) for column in rivals.T]
+        positive = self.explainer.score(image, emotion, explanation)
+        return explanation_contrast(positive, torch.stack(negatives, dim=1), (rivals >= 0) & has_words[:, None])
+
+    def predict(self, batch: Batch) -> dict[str, Tensor]:
+        """Returns ``written`` (B, T) tokens, ``costs`` and ``counts`` (B,) of a reference; ``swapped`` (B, T)."""
+        made = self.sentences([(pairs or [("", "")])[0] for pairs in self.candidates(batch)], batch["image"].device)
+        memory = self.memory(batch)
+        costs, counts = answer_costs(self.explainer(memory, made)[0], made.ids, made.answer)
+        outputs = {"written": self.write(memory), "costs": costs, "counts": counts}
+        if self.control:
+            outputs["swapped"] = self.write(memory.roll(1, dims=0))
+        return outputs
+
+    def write(self, memory: Tensor, *, emotion: str | None = None, count: int = 1) -> Tensor:
+        """Returns tokens (B * count, T) by ``config.generate``."""
+        return self.explainer.write(
+            memory, tokens=self.tokens, settings=self.config.generate, emotions=list(self.emotions), emotion=emotion,
+            count=count,
+        )  # fmt: skip
+
+    # ------------------------------------------------------------------------------------------- what the engine asks
+
+    def new_metrics(self) -> ExplainMetrics:
+        """Returns an empty collector."""
+        return ExplainMetrics(self)
+
+    def trunk(self) -> nn.Module:
+        """Returns the image encoder."""
+        return self.encoder
+
+    def metadata(self) -> dict[str, Any]:
+        """Returns emotions, vocabulary and how images reach the model: enough to rebuild the task."""
+        return {
+            "emotions": list(self.emotions),
+            **self.tokens.describe(),
+            "image_size": self.config.augment.image_size,
+            "mean": self.mean.flatten().tolist(),
+            "std": self.std.flatten().tolist(),
+        }
+
+    def check_metadata(self, metadata: dict[str, Any]) -> None:
+        """Raises ``VeaError`` where a checkpoint has other emotions or another vocabulary."""
+        check_same_classes(metadata.get("emotions", []), self.emotions, "emotions of the data")
+        own = self.tokens.describe().get("vocabulary")
+        if own is not None and metadata.get("vocabulary") != own:
+            raise VeaError("the training texts have other words than those of the checkpoint; start a new run")
+
+    def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
+        """Returns ``explanations``: pictures with what the model writes and what people wrote."""
+        few = [i for i, pairs in enumerate(self.candidates(batch)) if pairs][:8]
+        if not few:
+            return {}
+        batch = {
+            **batch, "image": batch["image"][few], "keys": [batch["keys"][i] for i in few],
+            "texts": [batch["texts"][i] for i in few],
+            "labels": {name: rows[few] for name, rows in batch["labels"].items()},
+        }  # fmt: skip
+        written = [self.tokens.text(row) for row in self.write(self.memory(batch))]
+        truth = [" because ".join(pairs[0]) for pairs in self.candidates(batch)]
+        return {"explanations": draw_page(batch["image"].cpu().numpy(), written, truth)}
+
+
+def draw_page(images: np.ndarray, written: Sequence[str], truth: Sequence[str], *, width: int = 200) -> np.ndarray:
+    """Returns uint8 (H, W, 3): pictures (B, 3, H, W) in a row of fours, model and people in words below each."""
+    text_height = 130
+    columns, rows = min(4, len(images)), (len(images) + 3) // 4
+    page = Image.new("RGB", (columns * (width + 10), rows * (width + text_height)), "white")
+    pen = ImageDraw.Draw(page)
+    for number, (image, model, people) in enumerate(zip(images, written, truth)):
+        x, y = number % 4 * (width + 10), number // 4 * (width + text_height)
+        page.paste(Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0))).resize((width, width)), (x, y))
+        for text, colour, top in ((f"model: {model}", "black", 2), (f"people: {people}", "#666666", 66)):
+            lines = textwrap.wrap(text, 34)[:5]
+            pen.multiline_text((x + 2, y + width + top), "\n".join(lines), fill=colour, spacing=1)
+    return np.asarray(page)
+
+
+@dataclass
+class Record:
+    """One picture's outcome."""
+
+    key: str
+    emotion: str
+    references: list[str]
+    text: str
+    swapped: str | None
+    cost: float
+    tokens: int
+
+
+class ExplainMetrics:
+    """Scores of sentences: caption metrics of the explanation, the emotion's accuracy, and the image's part in both.
+
+    ``swapped/...`` are the same scores of sentences written while looking at another picture (``task.control``).
+    """
+
+    def __init__(self, task: ExplainTask) -> None:
+        self.task = task
+        self._records: list[Record] = []
+
+    def update(self, outputs: dict[str, Tensor], batch: Batch) -> None:
+        """Adds one batch; pictures without an emotion or a text are left out."""
+        valid = batch["valid"].tolist() if "valid" in batch else [True] * len(batch["keys"])
+        swapped = outputs.get("swapped")
+        for i, (pairs, emotion) in enumerate(zip(self.task.candidates(batch), self.task.true_emotions(batch))):
+            if not valid[i] or not pairs:
+                continue
+            self._records.append(
+                Record(
+                    key=batch["keys"][i],
+                    emotion=emotion or pairs[0][0],
+                    references=[text for _, text in pairs],
+                    text=self.task.tokens.text(outputs["written"][i].cpu()),
+                    swapped=None if swapped is None else self.task.tokens.text(swapped[i].cpu()),
+                    cost=float(outputs["costs"][i]),
+                    tokens=int(outputs["counts"][i]),
+                )
+            )
+
+    def gather(self) -> list[Record]:
+        """Returns the records of all ranks by key; collective."""
+        return sorted((r for rank in runtime.gather_objects(self._records) for r in rank), key=lambda r: r.key)
+
+    def compute(self) -> dict[str, float]:
+        """Returns the scores; collective."""
+        records = self.gather()
+        if not records:
+            raise VeaError("data.val: no picture has both an emotion and a text; name another set")
+        result = {"loss": sum(r.cost for r in records) / max(1, sum(r.tokens for r in records))}
+        result |= self._scores(records, [r.text for r in records])
+        if records[0].swapped is not None:
+            found = self._scores(records, [r.swapped or "" for r in records])
+            result |= {f"swapped/{name}": value for name, value in found.items()}
+        return result
+
+    def _scores(self, records: Sequence[Record], texts: Sequence[str]) -> dict[str, float]:
+        answers = [split_answer(text) for text in texts]
+        references = {r.key: [t for t in r.references if tokenize(t)] or ["-a-"] for r in records}
+        written = {r.key: explanation for r, (_, explanation) in zip(records, answers)}
+        distances = [self._distance(r.references, words) for r, words in zip(records, written.values())]
+        known = [distance for distance in distances if distance is not None]
+        return {
+            **caption_scores(references, written),
+            "emotion_accuracy": fmean(emotion == r.emotion for r, (emotion, _) in zip(records, answers)),
+            "unique": len(set(written.values())) / len(records),
+            "metaphors": fmean(any(phrase in words for phrase in METAPHORS) for words in written.values()),
+            **({"vad_distance": fmean(known)} if known else {}),
+        }
+
+    def _distance(self, references: Sequence[str], text: str) -> float | None:
+        """Returns the distance of the mean VAD of two texts' rated words, None where one has no such word."""
+        places = []
+        for words in (tokenize(" ".join(references)), tokenize(text)):
+            rated = [vad for vad in (look_up(word, self.task.lexicon) for word in words) if any(vad)]
+            if not rated:
+                return None
+            places.append(np.mean(rated, axis=0))
+        return float(np.linalg.norm(places[0] - places[1]))
+
+    def records(self) -> list[dict[str, Any]]:
+        """Returns every picture's outcome for JSON; collective."""
+        return [asdict(record) for record in self.gather()]
