@@ -379,7 +379,7 @@ def model_card(model: SavedModel) -> str:
         for target, fitted in (record.get("calibration") or {}).items():
             before, after = fitted["ece"]
             limits.append(f"{target}: a temperature of {fitted['temperature']:.2f}, fitted on validation data and "
-                          f"not applied here, takes the error from {before:.3f} to {after:.3f}")  # fmt: skip
+                          f"not applied here, takes the ECE from {before:.3f} to {after:.3f}")  # fmt: skip
     if any(record.get("synthetic") for record in evaluations.values()):
         limits.append("the figures above were measured on drawn (synthetic) pictures, not on photographs")
     front = {
