@@ -131,6 +131,7 @@ def main(argv: list[str]) -> int:
         said = errors.read_text()
 
     reported = set(re.findall(r"skipped: .*?/(\d{5}_[\w.]+):", said))
+
     def medians_of(parts: int) -> list[float]:
         shares = [(done / max(1, len(answered)), mb) for done, mb in samples if mb]
         found = [[mb for share, mb in shares if k / parts <= share <= (k + 1) / parts] for k in range(parts)]

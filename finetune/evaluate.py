@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vea import runtime as vea_runtime
-from vea.config import DatasetRef, ExpressionConfig, load_config
+from vea.config import DatasetRef, ExplainConfig, ExpressionConfig, load_config
 from vea.data.loaders import eval_loader
 from vea.data.shards import read_index
 from vea.errors import VeaError, command, did_you_mean
@@ -34,17 +34,17 @@ from vea.training.engine import to_device
 HEADLINE = ("accuracy", "accuracy_top3", "balanced_accuracy", "macro_f1", "nll", "ece", "mAP", "ccc", "pearson", "rmse")
 
 
-def read_run(run_dir: Path) -> ExpressionConfig:
+def read_run(run_dir: Path) -> ExpressionConfig | ExplainConfig:
     """Returns the resolved config of a run folder."""
     if not (run_dir / "config.yaml").is_file():
         raise VeaError(f"no run at {run_dir} (no config.yaml in it); give the folder that finetune/expression.py wrote")
     config = load_config(run_dir / "config.yaml")
-    if not isinstance(config, ExpressionConfig):
+    if not isinstance(config, ExpressionConfig | ExplainConfig):
         raise VeaError(f"{run_dir} is a run of recipe {config.recipe!r}; evaluate.py scores fine-tuned runs")
     return config
 
 
-def data_to_evaluate(config: ExpressionConfig, *, split: str, data: str | None) -> list[DatasetRef]:
+def data_to_evaluate(config: ExpressionConfig | ExplainConfig, *, split: str, data: str | None) -> list[DatasetRef]:
     """Returns ``split`` of the set at ``data``, or of the run's own validation sets."""
     paths = [data] if data else list(dict.fromkeys(ref.path for ref in config.data.val))
     for path in paths:
@@ -232,7 +232,7 @@ def main(argv: list[str]) -> None:
     refs = data_to_evaluate(config, split=arguments.split, data=arguments.data)
     runtime = vea_runtime.start(config.runtime, precision=config.train.precision)
 
-    if config.recipe == "explain":
+    if isinstance(config, ExplainConfig):
         evaluate_explanations(arguments.run, refs, runtime, split=arguments.split)
         vea_runtime.stop()
         return

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
+import ctypes
 import glob
 import json
 import os
@@ -166,6 +168,21 @@ def annotate(path: Path, prediction: Prediction, *, folder: Path) -> Path:
     return target
 
 
+def return_freed_memory() -> None:
+    """Makes glibc give an image's memory back when it is freed; elsewhere it does nothing.
+
+    Its thresholds otherwise grow to 32 MB with the first large image, and pictures of a thousand sizes leave holes that
+    look like a leak: 8 % over 1,000 photographs, 3 % with fixed thresholds (benchmarks/predict_many.py).
+    """
+    if sys.platform != "linux":
+        return
+    with contextlib.suppress(OSError, AttributeError):  # no glibc (musl)
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+        for option in (-1, -3):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
+            mallopt(option, 1 << 20)
+        mallopt(-8, 1)  # M_ARENA_MAX
+
+
 @command
 def main(argv: list[str]) -> int:
     """Runs ``vea predict``; returns 1 where a file could not be read, after all others were done."""
@@ -182,6 +199,7 @@ def main(argv: list[str]) -> int:
     arguments = parser.parse_args(argv)
 
     files = find_files(arguments.paths)
+    return_freed_memory()
     from vea.predict import load  # torch: only once the arguments are known to be good
 
     predictor = load(arguments.model, target=arguments.target, device=arguments.device)
