@@ -263,7 +263,9 @@ class Explainer(nn.Module):
             choices = [(*tokens.encode(name), tokens.because) for name in emotions]
             options["logits_processor"] = LogitsProcessorList([EmotionFirst(choices, start=start)])
         if self.kind == "sevlm":
-            written = self.decoder.generate(prompt, encoder_hidden_states=memory, **options)
+            written = self.decoder.generate(
+                prompt, attention_mask=torch.ones_like(prompt), encoder_hidden_states=memory, **options
+            )
         else:
             embedded = self.decoder.get_input_embeddings()(prompt)
             whole = torch.cat([memory.to(embedded.dtype), embedded], dim=1)

@@ -1,0 +1,66 @@
+"""A small explanation model through the real recipe, its evaluation, and vea explain."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from vea.cli import main as vea_main
+from vea.data import synthetic
+from vea.training.checkpoint import load_weights
+
+pytest.importorskip("transformers", reason="needs the extra: pip install 'vea[vlm]'")
+pytestmark = pytest.mark.slow
+
+
+def call(repository: Path, *words: str) -> subprocess.CompletedProcess:
+    line = [sys.executable, *words]
+    return subprocess.run(line, cwd=repository, capture_output=True, text=True, timeout=300, check=False)
+
+
+@pytest.fixture(scope="module", params=["sevlm", "prefix"])
+def run(request, tmp_path_factory, repository) -> Path:
+    """A run of each kind of model, six steps on drawn scenes."""
+    folder = tmp_path_factory.mktemp(request.param)
+    options = ["--count", "60", "--size", "48", "--out", str(folder / "data")]
+    assert call(repository, "datasets/prepare.py", "synthetic", *options).returncode == 0
+    small = ["train.steps=6", "train.warmup_steps=1", "train.eval_every=6", "train.log_every=2", "data.workers=0"]
+    small += ["augment.image_size=32", "model.decoder.width=32", "model.decoder.depth=2", "model.decoder.heads=2"]
+    small += ["data.global_batch_size=8", "runtime.device=cpu", "tracking.backend=none", f"model.kind={request.param}"]
+    small += [f"data.train.0.path={folder / 'data'}", f"data.val.0.path={folder / 'data'}", f"out={folder / 'run'}"]
+    made = call(repository, "finetune/explain.py", "configs/finetune/explain_synthetic.yaml", *small)
+    assert made.returncode == 0, made.stdout[-1000:] + made.stderr[-2000:]
+    return folder / "run"
+
+
+def test_the_run_learns_and_is_scored_with_a_control(run, repository):
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["loss/language"] for line in lines if line["kind"] == "train"]
+    assert losses[-1] < losses[0]
+    scored = call(repository, "finetune/evaluate.py", str(run), "--split", "test")
+    assert scored.returncode == 0, scored.stderr[-2000:]
+    record = json.loads((run / "evaluation_test.json").read_text())
+    assert record["synthetic"] and len(record["predictions"]) == 6
+    assert {"cider", "bleu_4", "emotion_accuracy", "swapped/cider", "loss"} <= record["metrics"].keys()
+
+
+def test_vea_explain_writes_a_sentence(run, tmp_path, capsys):
+    Image.open(io.BytesIO(synthetic.scene(5, size=64).image)).save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_text("no picture")
+    known = load_weights(run)[1]["task"]["emotions"]
+    assert vea_main(["explain", str(tmp_path / "a.png"), "--model", str(run), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["emotion"] in known, "the first word is held to the emotions"
+    assert vea_main(["explain", str(tmp_path / "a.png"), "--model", str(run), "--json", "--emotion", known[2]]) == 0
+    assert json.loads(capsys.readouterr().out)["emotion"] == known[2]
+    assert vea_main(["explain", str(tmp_path), "--model", str(run)]) == 1, "one of two cannot be read"
+    out = capsys.readouterr()
+    assert "a.png: " in out.out and "skipped: " in out.err and "b.png" in out.err
+    assert vea_main(["explain", str(tmp_path / "a.png"), "--model", str(run), "--emotion", "fera"]) == 2
+    assert vea_main(["explain", str(tmp_path / "a.png"), "--model", str(tmp_path / "none")]) == 2
