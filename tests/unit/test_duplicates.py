@@ -57,8 +57,20 @@ def test_lines_name_leakage_first():
         [("train", "t0", a), ("train", "t1", b), ("train", "t2", b), ("test", "x", a), ("val", "y", c)]
     )
     assert lines == [
-        "leakage between train and test: 1 near-identical pairs, such as t0 ~ x",
-        "duplicates within train: 1 near-identical pairs, such as t1 ~ t2",
+        "leakage between train and test: 1 near-identical pictures, such as t0 ~ x",
+        "duplicates within train: 1 near-identical pictures, such as t1 ~ t2",
+    ]
+
+
+def test_leakage_through_a_chain_of_equal_and_near_pictures_is_counted():
+    (a,) = random_hashes(1)
+    near = flip(a, np.arange(5))
+    pictures = [("train", "t", near), ("val", "v", a), ("test", "x", a), ("test", "y", a)]
+    assert duplicate_lines(pictures) == [
+        "leakage between train and test: 2 near-identical pictures, such as t ~ x, t ~ y",
+        "leakage between train and val: 1 near-identical pictures, such as t ~ v",
+        "leakage between val and test: 2 near-identical pictures, such as v ~ x, v ~ y",
+        "duplicates within test: 1 near-identical pictures, such as x ~ y",
     ]
 
 
@@ -80,7 +92,7 @@ def test_check_reports_leakage_and_counts_other_than_the_cards(leaking, capsys):
         assert shards_main(["check", str(leaking), *words]) == 1
         out = capsys.readouterr().out
         assert "split 'test' should hold 4 samples by its card, found 3" in out and "1 problems" in out
-        assert "leakage between train and test: 1 near-identical pairs, such as synthetic-0-00000002 ~ twin" in out
+        assert "leakage between train and test: 1 near-identical pictures, such as synthetic-0-00000002 ~ twin" in out
 
 
 def test_leakage_alone_fails_only_when_strict(tmp_path):

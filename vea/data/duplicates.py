@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import collections
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import imagehash
 import numpy as np
 from PIL import Image
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 # of 256. Of 1,200 photographs, paintings and faces JPEG 50 and half the size changed at most 16 bits, in 99 % at most
 # 14; the nearest other picture was at least 60 away (python benchmarks/duplicates.py)
@@ -54,20 +56,35 @@ def near_pairs(hashes: Sequence[bytes], *, max_bits: int = MAX_BITS) -> list[tup
     return sorted(found)
 
 
+def clusters(hashes: Sequence[bytes]) -> list[list[int]]:
+    """Returns the sets of two and more pictures that near pairs connect, members ascending."""
+    pairs = np.array(near_pairs(hashes), dtype=int).reshape(-1, 2)
+    links = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(len(hashes), len(hashes)))
+    found: dict[int, list[int]] = collections.defaultdict(list)
+    for i, label in enumerate(connected_components(links, directed=False)[1].tolist() if hashes else []):
+        found[label].append(i)
+    return [members for members in found.values() if len(members) > 1]
+
+
 def duplicate_lines(pictures: Sequence[tuple[str, str, bytes]], *, shown: int = 3) -> list[str]:
-    """Returns a line per pair of splits that share pictures, and per split that holds some twice.
+    """Returns a line per pair of splits that share pictures, and per split that holds some more than once.
 
     Args:
-        pictures: (split, key, hash) of every picture.
+        pictures: (split, key, hash) of every picture, split by split.
         shown: examples in each line.
     """
-    pairs: dict[tuple[str, str], list[str]] = collections.defaultdict(list)
-    for i, j in near_pairs([picture[2] for picture in pictures]):
-        (one, key_one, _), (two, key_two, _) = pictures[i], pictures[j]
-        pairs[one, two].append(f"{key_one} ~ {key_two}")
-    return [
-        f"{'leakage between ' + one + ' and ' + two if one != two else 'duplicates within ' + one}: {len(found)} "
-        f"near-identical pairs, such as {', '.join(found[:shown])}"
-        for (one, two), found in sorted(pairs.items(), key=lambda item: (item[0][0] == item[0][1], item[0]))
-    ]
-
+    shared: dict[tuple[str, str], list[str]] = collections.defaultdict(list)  # a text per picture of the second split
+    for members in clusters([picture[2] for picture in pictures]):
+        keys: dict[str, list[str]] = collections.defaultdict(list)
+        for i in members:
+            keys[pictures[i][0]].append(pictures[i][1])
+        for split, found in keys.items():
+            shared[split, split] += [f"{found[0]} ~ {key}" for key in found[1:]]
+        for one, two in combinations(keys, 2):
+            shared[one, two] += [f"{keys[one][0]} ~ {key}" for key in keys[two]]
+    lines = []
+    for (one, two), found in sorted(shared.items(), key=lambda item: (item[0][0] == item[0][1], item[0])):
+        what = f"leakage between {one} and {two}" if one != two else f"duplicates within {one}"
+        if found:
+            lines.append(f"{what}: {len(found)} near-identical pictures, such as {', '.join(found[:shown])}")
+    return lines
