@@ -2,8 +2,8 @@
 
     python benchmarks/leakage.py runs/expression-ship --data data/fer2013plus [--target expression] [--json FILE]
 
-Reads the predictions that ``finetune/evaluate.py RUN --split test`` wrote; nothing is predicted again. A twin is a training
-picture whose perceptual hash differs in at most 15 of 256 bits; every pair is compared.
+Reads the predictions that ``finetune/evaluate.py RUN --split test`` wrote; nothing is predicted again. A twin is a
+training picture whose perceptual hash differs in at most 15 of 256 bits; every pair is compared.
 """
 
 from __future__ import annotations
