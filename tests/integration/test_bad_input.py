@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import resource
@@ -248,7 +249,10 @@ def test_prepare_on_a_full_disk(repository, tmp_path):
     assert result.returncode == 1, result.stderr
     assert "no space left" in the_sentence(result.stderr)
     assert [path.name for path in (tmp_path / "kept").iterdir()] == [".out.partial"]
-    assert not list((tmp_path / "kept").rglob("*.tar")), "no half-written shard"
+    for shard in (tmp_path / "kept").rglob("*.tar"):  # what another writing process had completed
+        record = json.loads((shard.parent / ".plan" / f"{shard.stem}.json").read_text())
+        assert hashlib.sha256(shard.read_bytes()).hexdigest() == record["entry"]["sha256"], "no half-written shard"
+    assert not [path for path in (tmp_path / "kept").rglob(".*-0*")], "no leftovers"
 
 
 def assert_checkpoints_whole(run_dir: Path) -> None:
