@@ -26,13 +26,22 @@ import torch
 from torch import Tensor
 
 import vea
-from vea.config import DatasetRef, ExpressionConfig, ObjectiveConfig, PretrainConfig, RunConfig, load_config
+from vea.config import (
+    DatasetRef,
+    ExplainConfig,
+    ExpressionConfig,
+    ObjectiveConfig,
+    PretrainConfig,
+    RunConfig,
+    load_config,
+)
 from vea.data.shards import ShardReader, read_index
 from vea.errors import VeaError, did_you_mean
 from vea.labels import check_same_classes
 from vea.models import teacher as teachers
 from vea.models.uniemox import UniEmoX
 from vea.tasks.base import Task
+from vea.tasks.explain import ExplainTask
 from vea.tasks.expression import ExpressionTask
 from vea.tasks.pretrain import WITH_TEACHER, PretrainTask, needs_teacher
 from vea.training import checkpoint as ckpt
@@ -135,11 +144,17 @@ def build_task(config: RunConfig) -> Task:
         from vea.recipe import label_fields
 
         return ExpressionTask(config, fields=label_fields(config))
+    if isinstance(config, ExplainConfig):
+        from vea.recipe import label_fields
+        return ExplainTask(config, fields=label_fields(config))
     raise VeaError(f"the model of recipe {config.recipe!r} is not known to the doctor")
 
 
 def activation_bytes(task: Task, config: RunConfig) -> int:
-    """Returns the bytes that one sample's forward keeps for its backward pass in fp32, counted on the meta device."""
+    """Returns the bytes that one sample's forward keeps for its backward pass in fp32, counted on the meta device.
+
+    Of a model that explains it is the image encoder's alone: transformers' decoders do not run there.
+    """
     own = {parameter.untyped_storage()._cdata for parameter in task.parameters()}
     kept: dict[int, Any] = {}  # storages, kept alive so that no address comes twice
 
@@ -160,6 +175,8 @@ def activation_bytes(task: Task, config: RunConfig) -> int:
                 outputs = getattr(encoder, "forward_features", encoder)(
                     torch.empty(batch, config.model.channels, size, size)
                 )
+        elif isinstance(task, ExplainTask):
+            outputs = task.train().encode(torch.empty(batch, 3, size, size))
         total = sum(storage.nbytes() for storage in kept.values())
         del outputs  # lived until here, and with it what is counted
     return total // batch
@@ -210,7 +227,7 @@ def _check_set(ref: DatasetRef, *, what: str) -> Iterator[Finding]:
 def check_labels(case: Case) -> Iterator[Finding]:
     """Yields whether the targets are labels of every set, with the same classes in the same order."""
     config = case.config
-    if not isinstance(config, ExpressionConfig):
+    if not isinstance(config, (ExpressionConfig, ExplainConfig)):
         return
     from vea.recipe import label_fields
 
@@ -371,7 +388,7 @@ def _cached(repository: str, names: tuple[str, ...], *, what: str = "tokenizer")
 
 def check_model(case: Case) -> Iterator[Finding]:
     """Yields whether the model can be built, and its size."""
-    if not isinstance(case.config, (PretrainConfig, ExpressionConfig)):
+    if not isinstance(case.config, (PretrainConfig, ExpressionConfig, ExplainConfig)):
         yield Finding("warning", "model", f"the doctor does not know the model of recipe {case.config.recipe!r}")
         return
     sizes = case.sizes

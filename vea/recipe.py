@@ -7,7 +7,7 @@ from functools import partial
 import torch
 
 from vea import runtime as vea_runtime
-from vea.config import ExpressionConfig
+from vea.config import ExplainConfig, ExpressionConfig
 from vea.data.loaders import eval_loader, train_loader
 from vea.data.sample import LabelField
 from vea.data.shards import read_index
@@ -18,7 +18,7 @@ from vea.tasks.expression import ExpressionTask
 from vea.training.engine import fit
 
 
-def label_fields(config: ExpressionConfig) -> dict[str, LabelField]:
+def label_fields(config: ExpressionConfig | ExplainConfig) -> dict[str, LabelField]:
     """Returns the label fields of the training data; every other set must have the same classes in the same order."""
     if not config.data.train or not config.data.val:
         raise VeaError("name a set in data.train and one in data.val, e.g. [{path: data/fer2013plus, split: val}]")

@@ -94,6 +94,8 @@ def test_a_whole_config_misses_nothing(recipe: str, data: str, tmp_path: Path, c
     plain = settings(data, recipe)
     if recipe in ("emotion", "attributes"):
         plain |= {"targets": {"expression": 1.0}, "select_by": "expression/accuracy"}
+    if recipe == "explain":
+        plain |= {"emotion": {"field": "expression"}}
     (tmp_path / "a.yaml").write_text(yaml.safe_dump(plain))
     assert main(["doctor", str(tmp_path / "a.yaml"), "train.keep_last=3"]) == 0
     *lines, last = capsys.readouterr().out.splitlines()
