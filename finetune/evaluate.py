@@ -28,6 +28,7 @@ from vea.report import write_report
 from vea.robustness import CORRUPTIONS, STRENGTHS, corrupt_batch, fit_temperature, reliability, sharpen
 from vea.runtime import Runtime
 from vea.tasks.expression import ExpressionMetrics, ExpressionTask
+from vea.text_emotion import TextEmotionClassifier
 from vea.training.checkpoint import find_weights, load_weights, write_text
 from vea.training.engine import to_device
 
@@ -183,6 +184,13 @@ def evaluate_explanations(run: Path, refs: list[DatasetRef], runtime: vea_runtim
     task.control = True
     place = {"rank": runtime.rank, "world_size": runtime.world_size}
     metrics = task.new_metrics()
+    learned = []
+    for batch in eval_loader(task.config, views="classify", refs=task.config.data.train, batch_size=64, **place):
+        valid = batch["valid"].tolist()
+        learned += [pair for pairs, known in zip(task.candidates(batch), valid) if known for pair in pairs]
+    learned = sorted(pair for pairs in vea_runtime.gather_objects(learned) for pair in pairs)
+    if len({emotion for emotion, _ in learned}) > 1:
+        metrics.judge = TextEmotionClassifier([text for _, text in learned], [emotion for emotion, _ in learned])
     for batch in eval_loader(task.config, views="classify", refs=refs, batch_size=64, **place):
         batch = to_device(batch, runtime.device)
         with torch.no_grad():

@@ -313,6 +313,9 @@ class EmotionSource(Section):
     quadrant: tuple[float, float] | None = Field(
         None, description="(valence, arousal) that part high from low on the raters' scale; then field is not used"
     )
+    unlabelled: Literal["skip", "words"] = Field(
+        "skip", description="what a text without an emotion teaches: nothing, or its words (plain captions)"
+    )
 
 
 class TextDecoderConfig(Section):
@@ -344,7 +347,10 @@ class ExplainModelConfig(Section):
     kind: Literal["sevlm", "prefix", "hf"] = "sevlm"
     encoder: EncoderConfig = EncoderConfig()
     train_encoder: bool = False
-    cache_features: bool = Field(False, description="frozen encoder, no augmentation: each picture is encoded once")
+    cache_features: bool | str = Field(
+        False, description="frozen encoder, no augmentation: encode each picture once; a folder keeps it for other runs"
+    )
+    blind: bool = Field(False, description="a control: the same model, but it sees no picture")
     decoder: TextDecoderConfig = TextDecoderConfig()
     image_tokens: int | None = Field(None, ge=1, description="average neighbouring patches down to so many tokens")
     max_tokens: int = Field(40, ge=8, description="of a sentence; longer explanations are cut, image tokens never")

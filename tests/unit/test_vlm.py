@@ -12,6 +12,8 @@ from vea.errors import VeaError
 from vea.models.tokens import HubTokens, WordTokens, make_sentences
 from vea.models.vad import VadEncoder, built_in, lemmas, look_up, read_lexicon, vad_table
 from vea.models.vlm import Explainer
+from vea.tasks.explain import KeptFeatures, dominant_emotion, pairs_of, pool_patches
+from vea.text_emotion import TextEmotionClassifier
 
 EMOTIONS = ["awe", "fear", "something else"]
 TEXTS = ["the sky is dark and a dog runs", "a happy child because of the sun", "angry waves and a sad boat at sea"]
@@ -50,8 +52,9 @@ def test_spans_follow_each_sentences_own_because(tokens):
     made = make_sentences(pairs, tokens, max_tokens=40)
     prompt = 4  # <end> the emotion is
     assert made.emotion.sum(1).tolist() == [prompt + 1, prompt + 2, prompt + 1, prompt]
-    assert made.explanation.sum(1).tolist() == [1 + 7 + 1, 1 + 2 + 1, 1, 1]  # because, words, <end>
-    assert made.answer.sum(1).tolist() == [1 + 9, 2 + 4, 1 + 1, 0]
+    words = len(tokens.encode(TEXTS[0]))
+    assert made.explanation.sum(1).tolist() == [1 + 7 + 1, 1 + 2 + 1, 1, 1 + words + 1]  # because, words, <end>
+    assert made.answer.sum(1).tolist() == [1 + 9, 2 + 4, 1 + 1, words + 1], "an unknown emotion is not learned"
     assert (made.mask == (made.emotion | made.explanation)).all() and not (made.emotion & made.explanation).any()
     assert tokens.text(made.ids[1, prompt:]) == "something else because the sky"
 
@@ -247,3 +250,46 @@ def test_folders_that_do_not_serve_are_refused(folder, tmp_path):
     (other / "config.json").write_text(json.dumps({"model_type": "llama"}))
     with pytest.raises(VeaError, match="sevlm needs GPT-2's family and this is llama"):
         build(HubTokens(str(folder)), path=str(other))
+
+
+# ------------------------------------------------------------------------------------------------- pictures and scores
+
+
+def test_patches_are_pooled_in_two_dimensions():
+    grid = torch.arange(16.0).reshape(1, 16, 1)
+    assert pool_patches(grid, 4).flatten().tolist() == [2.5, 4.5, 10.5, 12.5], "the four quarters of a 4 x 4 grid"
+    assert pool_patches(grid, 2).flatten().tolist() == [3.5, 11.5], "two is no square: along the rows"
+    assert pool_patches(grid, None) is grid and pool_patches(grid, 99) is grid
+
+
+def test_kept_features_are_computed_once_even_by_another_run(tmp_path):
+    asked = []
+
+    def make(places):
+        asked.append(places)
+        return torch.full((len(places), 2, 3), float(len(asked)))
+
+    first = KeptFeatures(tmp_path)
+    assert first.get(["a", "b"], make).shape == (2, 2, 3)
+    assert KeptFeatures(tmp_path).get(["b", "c"], make)[:, 0, 0].tolist() == [1.0, 2.0]
+    assert asked == [[0, 1], [1]]
+
+
+def test_the_dominant_emotion_has_more_than_half():
+    assert dominant_emotion([("fear", "a"), ("fear", "b"), ("awe", "c")]) == "fear"
+    assert dominant_emotion([("fear", "a"), ("awe", "b")]) == ""
+
+
+def test_captions_without_an_emotion_teach_words_where_asked():
+    texts = ["fear because it is dark", "a dog"]
+    assert pairs_of(texts, "", EMOTIONS) == [("fear", "it is dark")]
+    assert pairs_of(texts, "", EMOTIONS, unlabelled=True) == [("fear", "it is dark"), ("", "a dog")]
+
+
+def test_the_judge_of_sentences_learns_their_emotion():
+    pytest.importorskip("sklearn", reason="needs the extra: pip install 'vea[vlm]'")
+    dark, light = ["a dark wood at night", "a dark cellar", "night and fog"], ["a bright sky", "sun on a bright field"]
+    judge = TextEmotionClassifier([*dark, *light], ["fear"] * 3 + ["awe"] * 2)
+    assert judge.predict(["the night is dark", "the sun is bright"]) == ["fear", "awe"] and judge.predict([]) == []
+    with pytest.raises(VeaError, match="two emotions"):
+        TextEmotionClassifier(dark, ["fear"] * 3)

@@ -148,7 +148,7 @@ class Sentences:
 def make_sentences(
     pairs: Sequence[tuple[str, str]], tokens: Tokens, *, max_tokens: int, device: torch.device | str = "cpu"
 ) -> Sentences:
-    """Returns the sentences of (emotion, explanation); without an emotion nothing is learned of a sentence.
+    """Returns the sentences of (emotion, explanation); without an emotion the explanation alone is learned.
 
     An explanation that does not fit ``max_tokens`` is cut, and its end is then not learned.
     """
@@ -156,10 +156,10 @@ def make_sentences(
     rows, starts = [], []
     for emotion, explanation in pairs:
         row = [*prompt, *(tokens.encode(emotion) if emotion else []), tokens.because]
-        if emotion and explanation:
+        if explanation:
             row += [*tokens.encode(explanation[: 64 * max_tokens]), tokens.end]
         rows.append(row[:max_tokens])
-        starts.append(len(prompt) if emotion else max_tokens)
+        starts.append(len(prompt) + (not emotion))  # of an unknown emotion neither it nor "because" is learned
     length = max(map(len, rows))
     ids = torch.tensor([row + [tokens.end] * (length - len(row)) for row in rows], device=device)
     place = torch.arange(length, device=device)

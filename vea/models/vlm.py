@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vea.config import ExplainModelConfig, GenerateConfig
@@ -182,7 +181,7 @@ class Explainer(nn.Module):
         weights: bool = True,
     ) -> None:
         super().__init__()
-        self.kind, self.end, self.image_tokens = config.kind, tokens.end, config.image_tokens
+        self.kind, self.end = config.kind, tokens.end
         self.decoder = build_decoder(config, tokens, token_vad, weights=weights)
         # (V, 3); FusedGPT2 holds its own, and a name here would store it twice
         self.register_buffer("prefix_vad", token_vad if self.kind == "prefix" else None)
@@ -205,9 +204,7 @@ class Explainer(nn.Module):
         return self.decoder.token_vad if self.kind == "sevlm" else self.prefix_vad
 
     def memory(self, features: Tensor) -> Tensor:
-        """Returns what the decoder looks at, (B, N, D), from image features (B, M, F)."""
-        if self.image_tokens and self.image_tokens < features.shape[1]:
-            features = F.adaptive_avg_pool1d(features.transpose(1, 2), self.image_tokens).transpose(1, 2)
+        """Returns what the decoder looks at, (B, N, D), from image features (B, N, F)."""
         return self.project(features).contiguous()  # GPT-2 views it
 
     def forward(self, memory: Tensor, sentences: Sentences) -> tuple[Tensor, Tensor]:

@@ -6,15 +6,23 @@ other text explains the emotion that the picture is labelled with.
 
 from __future__ import annotations
 
+import hashlib
+import json
+import math
+import os
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image, ImageDraw
+from safetensors.torch import load_file, save_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -30,6 +38,7 @@ from vea.models.tokens import BECAUSE, HubTokens, Sentences, Tokens, WordTokens,
 from vea.models.vad import look_up, read_lexicon, vad_table
 from vea.tasks.base import Batch, Task
 from vea.tasks.expression import STATISTICS, build_trunk, hard_targets, load_encoder
+from vea.text_emotion import TextEmotionClassifier
 
 # Valence and arousal high and high, high and low, low and high, low and low: coarse, as quadrants are.
 QUADRANTS = ("excitement", "contentment", "fear", "sadness")
@@ -81,15 +90,24 @@ def split_answer(text: str) -> Pair:
     return (emotion.strip().lower(), explanation.strip()) if because else ("", text.strip())
 
 
-def pairs_of(texts: Sequence[str], emotion: str, emotions: Sequence[str]) -> list[Pair]:
-    """Returns the (emotion, explanation) pairs of one picture; ``emotion`` is its label, empty where unknown."""
+def pairs_of(texts: Sequence[str], emotion: str, emotions: Sequence[str], *, unlabelled: bool = False) -> list[Pair]:
+    """Returns the (emotion, explanation) pairs of one picture; ``emotion`` is its label, empty where unknown.
+
+    ``unlabelled`` keeps the texts of an unknown emotion, as pairs ("", explanation).
+    """
     pairs = []
     for text in texts:
         own, explanation = split_answer(text)
         pair = (own, explanation) if own in emotions else (emotion, text.strip())
-        if all(pair):
+        if all(pair) or (unlabelled and pair[1]):
             pairs.append(pair)
     return pairs
+
+
+def dominant_emotion(pairs: Sequence[Pair]) -> str:
+    """Returns the emotion of more than half of a picture's explanations, empty where there is none (ArtEmis)."""
+    top, times = Counter(emotion for emotion, _ in pairs).most_common(1)[0]
+    return top if 2 * times > len(pairs) else ""
 
 
 @dataclass
@@ -111,7 +129,10 @@ class Drawn:
 
 
 def draw(candidates: Sequence[Sequence[Pair]], *, paired: bool) -> Drawn:
-    """Returns one sentence per picture and, where ``paired``, a second one of another emotion; torch's generator."""
+    """Returns one sentence per picture and, where ``paired``, a second one of another emotion; torch's generator.
+
+    A picture without any sentence stands as ("", ""), of which nothing is learned.
+    """
     drawn = Drawn([], [], [])
     for image, pairs in enumerate(candidates):
         first = pairs[int(torch.randint(len(pairs), ()))] if pairs else ("", "")
@@ -125,6 +146,49 @@ def draw(candidates: Sequence[Sequence[Pair]], *, paired: bool) -> Drawn:
             drawn.image.append(image)
             drawn.partner.append(here)
     return drawn
+
+
+def pool_patches(features: Tensor, count: int | None) -> Tensor:
+    """Returns (B, count, F) of (B, N, F): neighbours averaged, in two dimensions where both numbers are squares."""
+    batch, given, width = features.shape
+    if count is None or count >= given:
+        return features
+    old, new = math.isqrt(given), math.isqrt(count)
+    if old * old == given and new * new == count:
+        grid = features.transpose(1, 2).reshape(batch, width, old, old)
+        return F.adaptive_avg_pool2d(grid, new).flatten(2).transpose(1, 2)
+    return F.adaptive_avg_pool1d(features.transpose(1, 2), count).transpose(1, 2)
+
+
+class KeptFeatures:
+    """Features by key, in memory and, with a folder, in one small file each, which runs side by side may share."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+        self._rows: dict[str, Tensor] = {}
+        if folder:
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def get(self, keys: Sequence[str], make: Callable[[list[int]], Tensor]) -> Tensor:
+        """Returns (B, N, F); ``make`` computes the rows of the places that nobody has computed yet."""
+        missing = [i for i, key in enumerate(keys) if not self._known(key)]
+        if missing:
+            for i, row in zip(missing, make(missing)):
+                self._rows[keys[i]] = row.half()
+                if self.folder:  # whole or not at all, for a run beside this one may be reading
+                    part = self._path(keys[i]).with_suffix(f".{os.getpid()}")
+                    save_file({"features": self._rows[keys[i]].contiguous()}, part)
+                    part.replace(self._path(keys[i]))
+        return torch.stack([self._rows[key].float() for key in keys])  # autocast on a CPU knows no half
+
+    def _path(self, key: str) -> Path:
+        assert self.folder is not None
+        return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"
+
+    def _known(self, key: str) -> bool:
+        if key not in self._rows and self.folder and self._path(key).is_file():
+            self._rows[key] = load_file(self._path(key))["features"]
+        return key in self._rows
 
 
 class ExplainTask(Task):
@@ -154,7 +218,9 @@ class ExplainTask(Task):
         model = config.model
         self.encoder = build_trunk(ClassifierConfig(encoder=model.encoder), image_size=config.augment.image_size)
         self.encoder.requires_grad_(model.train_encoder)
-        self.lexicon = read_lexicon(None if described else model.lexicon)
+        # a checkpoint carries the ratings it needs; only the score of VAD distance asks for the file again
+        known = model.lexicon if described is None or Path(model.lexicon or "").is_file() else None
+        self.lexicon = read_lexicon(known)
         objective = config.objective
         self.explainer = Explainer(
             model,
@@ -168,7 +234,7 @@ class ExplainTask(Task):
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
         self.control = False  # evaluation also explains each picture while looking at another one
-        self._cache: dict[str, Tensor] = {}
+        self._kept: KeptFeatures | None = None
 
     def train(self, mode: bool = True) -> ExplainTask:
         """Returns self in training mode; a frozen encoder stays in evaluation mode."""
@@ -195,23 +261,37 @@ class ExplainTask(Task):
     # ------------------------------------------------------------------------------------------------------- the model
 
     def encode(self, images: Tensor) -> Tensor:
-        """Returns patch features (B, N, F) of uint8 images (B, 3, H, W)."""
+        """Returns patch features (B, N, F) of uint8 images (B, 3, H, W), pooled to ``model.image_tokens``."""
+        if self.config.model.blind:
+            return images.new_zeros((len(images), 1, int(self.encoder.num_features)), dtype=self.mean.dtype)  # type: ignore[arg-type]
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.model.train_encoder):
             found = self.encoder.forward_features((images.float() / 255 - self.mean) / self.std)  # type: ignore[operator]
         if isinstance(self.encoder, VisionTransformer):
-            return found[:, self.encoder.num_prefix_tokens :]
-        return found.flatten(2).transpose(1, 2)
+            found = found[:, self.encoder.num_prefix_tokens :]
+        else:
+            found = found.flatten(2).transpose(1, 2)
+        return pool_patches(found, self.config.model.image_tokens)
 
     def memory(self, batch: Batch) -> Tensor:
         """Returns what the decoder looks at, (B, N, D); features of a frozen encoder may be kept by key."""
         images = batch["image"]
         if not self.config.model.cache_features:
             return self.explainer.memory(self.encode(images))
+        if self._kept is None:
+            folder = self.config.model.cache_features
+            self._kept = KeptFeatures(Path(folder) / self._identity() if isinstance(folder, str) else None)
         keys = [f"{self.training}/{key}" for key in batch["keys"]]  # the two views differ by their crop
-        new = [i for i, key in enumerate(keys) if key not in self._cache]
-        if new:
-            self._cache |= {keys[i]: row for i, row in zip(new, self.encode(images[new]).float().cpu())}
-        return self.explainer.memory(torch.stack([self._cache[key] for key in keys]).to(images.device))
+        found = self._kept.get(keys, lambda new: self.encode(images[new]).float().cpu())
+        return self.explainer.memory(found.to(images.device))
+
+    def _identity(self) -> str:
+        """Returns a name that changes with anything that the features of a picture depend on."""
+        model, view = self.config.model, self.config.augment
+        parts = [model.encoder.model_dump(), model.image_tokens, model.blind, view.model_dump()]
+        digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
+        for name, weight in sorted(self.encoder.state_dict().items()):
+            digest.update(name.encode() + weight.float().cpu().numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     def true_emotions(self, batch: Batch) -> list[str]:
         """Returns each picture's labelled emotion, empty where it has none."""
@@ -227,9 +307,10 @@ class ExplainTask(Task):
         return [self.emotions[i] if i >= 0 else "" for i in index.tolist()]
 
     def candidates(self, batch: Batch) -> list[list[Pair]]:
-        """Returns each picture's (emotion, explanation) pairs."""
+        """Returns each picture's (emotion, explanation) pairs; captions without an emotion teach and are not scored."""
         labelled = zip(batch["texts"], self.true_emotions(batch))
-        return [pairs_of(texts, emotion, self.emotions) for texts, emotion in labelled]
+        words = self.training and self.config.emotion.unlabelled == "words"
+        return [pairs_of(texts, emotion, self.emotions, unlabelled=words) for texts, emotion in labelled]
 
     def sentences(self, pairs: Sequence[Pair], device: torch.device) -> Sentences:
         """Returns the sentences of pairs."""
@@ -256,7 +337,7 @@ class ExplainTask(Task):
         image, emotion = memory.mean(1), span_mean(hidden, made.emotion)
         explanation = span_mean(hidden, made.explanation)
         rivals = torch.tensor([drawn.partner, drawn.others()], device=memory.device).T
-        has_words = torch.tensor([bool(text) for _, text in drawn.pairs], device=memory.device)
+        has_words = torch.tensor([all(pair) for pair in drawn.pairs], device=memory.device)
         negatives = [self.explainer.score(image, emotion, explanation[column]) for column in rivals.T]
         positive = self.explainer.score(image, emotion, explanation)
         return explanation_contrast(positive, torch.stack(negatives, dim=1), (rivals >= 0) & has_words[:, None])
@@ -268,7 +349,8 @@ class ExplainTask(Task):
         costs, counts = answer_costs(self.explainer(memory, made)[0], made.ids, made.answer)
         outputs = {"written": self.write(memory), "costs": costs, "counts": counts}
         if self.control:
-            outputs["swapped"] = self.write(memory.roll(1, dims=0))
+            # half a batch away: neighbours are often pictures of one theme
+            outputs["swapped"] = self.write(memory.roll(max(1, len(memory) // 2), dims=0))
         return outputs
 
     def write(self, memory: Tensor, *, emotion: str | None = None, count: int = 1) -> Tensor:
@@ -356,19 +438,20 @@ class ExplainMetrics:
 
     def __init__(self, task: ExplainTask) -> None:
         self.task = task
+        self.judge: TextEmotionClassifier | None = None  # with one, EA is scored as well
         self._records: list[Record] = []
 
     def update(self, outputs: dict[str, Tensor], batch: Batch) -> None:
         """Adds one batch; pictures without an emotion or a text are left out."""
         valid = batch["valid"].tolist() if "valid" in batch else [True] * len(batch["keys"])
         swapped = outputs.get("swapped")
-        for i, (pairs, emotion) in enumerate(zip(self.task.candidates(batch), self.task.true_emotions(batch))):
+        for i, pairs in enumerate(self.task.candidates(batch)):
             if not valid[i] or not pairs:
                 continue
             self._records.append(
                 Record(
                     key=batch["keys"][i],
-                    emotion=emotion or pairs[0][0],
+                    emotion=dominant_emotion(pairs),
                     references=[text for _, text in pairs],
                     text=self.task.tokens.text(outputs["written"][i].cpu()),
                     swapped=None if swapped is None else self.task.tokens.text(swapped[i].cpu()),
@@ -388,6 +471,10 @@ class ExplainMetrics:
             raise VeaError("data.val: no picture has both an emotion and a text; name another set")
         result = {"loss": sum(r.cost for r in records) / max(1, sum(r.tokens for r in records))}
         result |= self._scores(records, [r.text for r in records])
+        words = [(text, r.emotion) for r in records if r.emotion for text in r.references]
+        if self.judge and words:  # the most that EA can be
+            told = self.judge.predict([text for text, _ in words])
+            result["ea_of_people"] = fmean(name == emotion for name, (_, emotion) in zip(told, words))
         if records[0].swapped is not None:
             found = self._scores(records, [r.swapped or "" for r in records])
             result |= {f"swapped/{name}": value for name, value in found.items()}
@@ -399,9 +486,16 @@ class ExplainMetrics:
         written = {r.key: explanation for r, (_, explanation) in zip(records, answers)}
         distances = [self._distance(r.references, words) for r, words in zip(records, written.values())]
         known = [distance for distance in distances if distance is not None]
+        dominated = [i for i, r in enumerate(records) if r.emotion]
+        result = {}
+        if dominated:  # the others have no one right answer
+            result["emotion_accuracy"] = fmean(answers[i][0] == records[i].emotion for i in dominated)
+        if dominated and self.judge:
+            told = self.judge.predict([answers[i][1] for i in dominated])
+            result["ea"] = fmean(name == records[i].emotion for name, i in zip(told, dominated))
         return {
             **caption_scores(references, written),
-            "emotion_accuracy": fmean(emotion == r.emotion for r, (emotion, _) in zip(records, answers)),
+            **result,
             "unique": len(set(written.values())) / len(records),
             "metaphors": fmean(any(phrase in words for phrase in METAPHORS) for words in written.values()),
             **({"vad_distance": fmean(known)} if known else {}),
