@@ -26,7 +26,8 @@ LAYERS = [
     # vea.training.preempt is the standard library only: recipes and vea.runtime ask it for signals
     {"vea", "vea.errors", "vea.labels", "vea.config", "vea.runtime", "vea.data.sample", "vea.training.checkpoint"}
     | {"vea.training.preempt", "vea.roll_call"},
-    {"vea.losses", "vea.models", "vea.data", "vea.metrics", "vea.caption_metrics", "vea.text_emotion", "vea.robustness"},
+    {"vea.losses", "vea.models", "vea.data", "vea.metrics", "vea.caption_metrics", "vea.text_emotion"}
+    | {"vea.robustness"},
     {"vea.tasks"},
     {"vea.training", "vea.hub"},
     {"vea.report", "vea.predict", "vea.predict_cli", "vea.serve", "vea.recipe", "vea.compare_cli"}

@@ -23,7 +23,7 @@ pytestmark = [
     pytest.mark.skipif(os.getuid() != 0, reason="slurm/local/up.sh needs root"),
 ]
 
-STEPS, SIGNAL_AT = 300, 20
+STEPS, SIGNAL_AT = 200, 20
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +46,10 @@ def data(tmp_path_factory, repository):
     return folder
 
 
-def submit(out: Path, data: Path, *, env: dict, repository: Path) -> str:
+def submit(out: Path, data: Path, *, env: dict, repository: Path, partition: str = "main") -> str:
     """Returns the number of a job of two nodes with one task each."""
-    wanted = ["--nodes=2", "--ntasks-per-node=1", "--gpus-per-node=1", "--cpus-per-task=1", "--time=10"]
+    wanted = [f"--partition={partition}", "--nodes=2", "--ntasks-per-node=1", "--gpus-per-node=1"]
+    wanted += ["--cpus-per-task=1", "--time=10"]
     paths = [f"data.train.0.path={data}", f"data.val.0.path={data}", f"out={out}", f"train.steps={STEPS}"]
     small = ["data.workers=0", "runtime.threads=1", "runtime.device=cpu", "tracking.backend=none", "train.log_every=1"]
     small += ["data.global_batch_size=16", "data.virtual_readers=4", "train.warmup_steps=2"]
@@ -71,23 +72,75 @@ def queued(job: str, env: dict) -> bool:
     return bool(subprocess.run(line, env=env, capture_output=True, text=True, check=False).stdout.strip())
 
 
-def test_signalled_requeued_and_finished_with_the_weights_of_an_undisturbed_run(cluster, data, tmp_path, repository):
-    calm, disturbed = tmp_path / "calm", tmp_path / "disturbed"
-    job = submit(disturbed, data, env=cluster, repository=repository)
-    wait(lambda: len(records(disturbed)) >= SIGNAL_AT, what="the first steps")
-    subprocess.run(["scancel", "--signal=USR2", job], env=cluster, check=True, timeout=30)
-    log = tmp_path / f"disturbed-{job}.log"
+@pytest.fixture(scope="module")
+def calm(cluster, data, tmp_path_factory, repository) -> Path:
+    """The run of a job that nobody disturbed."""
+    out = tmp_path_factory.mktemp("calm") / "calm"
+    job = submit(out, data, env=cluster, repository=repository)
+    wait(lambda: not queued(job, cluster), what="the undisturbed job")
+    return out
+
+
+def control(cluster: dict, *words: str) -> str:
+    """Returns what a command of SLURM prints."""
+    made = subprocess.run(words, env=cluster, capture_output=True, text=True, timeout=30, check=False)
+    assert made.returncode == 0, made.stderr
+    return made.stdout.strip()
+
+
+def assert_same_end(run: Path, calm: Path, log: str) -> None:
+    """Every step once, and the undisturbed weights, bit for bit."""
+    for folder in (calm, run):
+        steps = [record["step"] for record in records(folder) if record["kind"] == "train"]
+        assert steps == list(range(1, STEPS + 1)), f"{folder.name}: {log[-2000:]}"
+    one, other = ((folder / "final" / "model.safetensors").read_bytes() for folder in (calm, run))
+    assert one == other
+
+
+def test_signalled_requeued_and_finished_with_the_weights_of_an_undisturbed_run(
+    cluster, data, calm, tmp_path, repository
+):
+    run = tmp_path / "signalled"
+    job = submit(run, data, env=cluster, repository=repository)
+    wait(lambda: len(records(run)) >= SIGNAL_AT, what="the first steps")
+    control(cluster, "scancel", "--signal=USR2", job)
+    log = tmp_path / f"signalled-{job}.log"
     wait(lambda: "saved; requeueing" in log.read_text(), what="the requeue")
     wait(lambda: not queued(job, cluster), what="the second life of the job")
+    assert "resuming at step" in log.read_text()
+    assert_same_end(run, calm, log.read_text())
+
+
+def test_preempted_by_a_higher_partition(cluster, data, calm, tmp_path, repository):
+    """SLURM asks with SIGTERM and ten seconds of grace; the job saves, waits for the other to end, and goes on."""
+    run = tmp_path / "preempted"
+    job = submit(run, data, env=cluster, repository=repository, partition="low")
+    wait(lambda: len(records(run)) >= SIGNAL_AT, what="the first steps")
+    order = ["sbatch", "--parsable", "--partition=high", "--nodes=2", "--exclusive", "--output=/dev/null"]
+    urgent = control(cluster, *order, "--wrap=sleep 3")
+    log = tmp_path / f"preempted-{job}.log"
+    wait(lambda: not queued(urgent, cluster), what="the job of the higher partition")
+    assert queued(job, cluster), "the lower job is still to be finished"
+    wait(lambda: not queued(job, cluster), what="the second life of the job")
     text = log.read_text()
+    assert "stopped by SIGTERM" in text and "resuming at step" in text, text[-2000:]
+    assert_same_end(run, calm, text)
+
+
+def test_a_node_set_down_in_the_middle(cluster, data, calm, tmp_path, repository):
+    """The job's processes are killed without a word to them; SLURM requeues it and the last checkpoint carries on."""
+    run = tmp_path / "downed"
+    job = submit(run, data, env=cluster, repository=repository)
+    wait(lambda: len(records(run)) >= 70, what="checkpoints and some steps after the last")
+    control(cluster, "scontrol", "update", "nodename=e2", "state=down", "reason=test")
+    wait(lambda: "RUNNING" not in control(cluster, "squeue", "-h", "-j", job, "-o", "%T"), what="the end of its life")
+    assert queued(job, cluster), "a job that lost a node is queued again"
+    # refused where the node's daemon has registered again by itself (ReturnToService=2)
+    subprocess.run(["scontrol", "update", "nodename=e2", "state=resume"], env=cluster, timeout=30, check=False)
+    wait(lambda: not queued(job, cluster), what="the second life of the job")
+    text = (tmp_path / f"downed-{job}.log").read_text()
     assert "resuming at step" in text, text[-2000:]
-    other = submit(calm, data, env=cluster, repository=repository)
-    wait(lambda: not queued(other, cluster), what="the undisturbed job")
-    for run in (calm, disturbed):
-        steps = [record["step"] for record in records(run) if record["kind"] == "train"]
-        assert steps == list(range(1, STEPS + 1)), f"{run.name}: {text[-2000:]}"
-    weights = [(run / "final" / "model.safetensors").read_bytes() for run in (calm, disturbed)]
-    assert weights[0] == weights[1]
+    assert_same_end(run, calm, text)
 
 
 def test_a_sweep_runs_each_line_in_a_folder_of_its_own(cluster, data, tmp_path, repository):
