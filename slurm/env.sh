@@ -4,6 +4,11 @@
 # module load cuda    # if your site uses modules
 export VEA_PYTHON="${VEA_PYTHON:-$PWD/.venv/bin/python}"
 
+# The code to run: the copy that `vea submit` took, or the folder where sbatch was called.
+export VEA_CODE="${VEA_CODE:-$PWD}"
+export PYTHONPATH="$VEA_CODE${PYTHONPATH:+:$PYTHONPATH}" PYTHONSAFEPATH=1 # python -m would look in this folder first
+in_code() { if [ -e "$VEA_CODE/$1" ]; then echo "$VEA_CODE/$1"; else echo "$1"; fi; }
+
 export HF_HUB_OFFLINE=1 WANDB_MODE="${WANDB_MODE:-offline}" NO_ALBUMENTATIONS_UPDATE=1 PYTHONUNBUFFERED=1
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}"
 

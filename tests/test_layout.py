@@ -31,7 +31,7 @@ LAYERS = [
     {"vea.tasks"},
     {"vea.training", "vea.hub"},
     {"vea.report", "vea.predict", "vea.predict_cli", "vea.serve", "vea.recipe", "vea.compare_cli"}
-    | {"vea.runs_cli", "vea.doctor", "vea.sync_cli", "vea.dashboard", "vea.explain_cli"},
+    | {"vea.runs_cli", "vea.doctor", "vea.submit", "vea.sync_cli", "vea.dashboard", "vea.explain_cli"},
     {"vea.cli"},
 ]
 LAYER = {name: height for height, names in enumerate(LAYERS) for name in names}

@@ -40,6 +40,7 @@ VERBS = {
     "shards": Verb("vea.data.shards_cli:main", "check|stats|show DIR: is a prepared data set whole, what is in it"),
     "enrich": Verb("vea.data.enrich_cli:main", "PASS DIR: boxes of people and faces, prompts, teacher embeddings"),
     "loader": Verb("vea.data.loader_cli:main", "keys CONFIG: the sample keys of each global batch"),
+    "submit": Verb("vea.submit:main", "SCRIPT CONFIG [a.b=c ...]: sbatch with a copy of the code in the run folder"),
     "runs": Verb("vea.runs_cli:main", "[DIR]: the runs below a folder: state, step, rate, time left, best value"),
     "doctor": Verb("vea.doctor:main", "CONFIG [a.b=c ...]: what a job would miss, before it starts"),
     "report": Verb("vea.cli:make_report", "RUN: write RUN/report.html, plots and pictures on one page"),

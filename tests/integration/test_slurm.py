@@ -14,6 +14,8 @@ import pytest
 import yaml
 from test_distributed import records
 
+from vea.submit import code_files
+
 NEEDED = ("slurmctld", "slurmd", "munged", "sbatch")
 missing = [name for name in NEEDED if shutil.which(name) is None]
 pytestmark = [
@@ -46,18 +48,20 @@ def data(tmp_path_factory, repository):
     return folder
 
 
-def submit(out: Path, data: Path, *, env: dict, repository: Path, partition: str = "main") -> str:
+def submit(
+    out: Path, data: Path, *, env: dict, repository: Path, partition: str = "main", by: tuple[str, ...] = ("sbatch",)
+) -> str:
     """Returns the number of a job of two nodes with one task each."""
     wanted = [f"--partition={partition}", "--nodes=2", "--ntasks-per-node=1", "--gpus-per-node=1"]
     wanted += ["--cpus-per-task=1", "--time=10"]
     paths = [f"data.train.0.path={data}", f"data.val.0.path={data}", f"out={out}", f"train.steps={STEPS}"]
     small = ["data.workers=0", "runtime.threads=1", "runtime.device=cpu", "tracking.backend=none", "train.log_every=1"]
     small += ["data.global_batch_size=16", "data.virtual_readers=4", "train.warmup_steps=2"]
-    line = ["sbatch", "--parsable", *wanted, f"--output={out}-%j.log", "slurm/pretrain.sbatch"]
+    line = [*by, "--parsable", *wanted, f"--output={out}-%j.log", "slurm/pretrain.sbatch"]
     line += ["configs/pretrain/smoke.yaml", *paths, *small]
     made = subprocess.run(line, cwd=repository, env=env, capture_output=True, text=True, timeout=30, check=False)
     assert made.returncode == 0, made.stderr
-    return made.stdout.strip().split(";")[0]
+    return made.stdout.strip().splitlines()[-1].split(";")[0]
 
 
 def wait(condition, *, what: str, seconds: float = 150) -> None:
@@ -100,15 +104,26 @@ def assert_same_end(run: Path, calm: Path, log: str) -> None:
 def test_signalled_requeued_and_finished_with_the_weights_of_an_undisturbed_run(
     cluster, data, calm, tmp_path, repository
 ):
-    run = tmp_path / "signalled"
-    job = submit(run, data, env=cluster, repository=repository)
+    """The second life runs the code of the submission, although the working tree was broken in between."""
+    tree = tmp_path / "tree"
+    for name in code_files(repository):
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(repository / name, tree / name)
+    subprocess.run(["git", "init", "-q", str(tree)], check=True, timeout=30)
+    run, env = tmp_path / "signalled", {**cluster, "PYTHONPATH": str(tree)}
+    by = (sys.executable, "-m", "vea.cli", "submit")
+    job = submit(run, data, env=env, repository=tree, by=by)
     wait(lambda: len(records(run)) >= SIGNAL_AT, what="the first steps")
+    (tree / "pretrain/train.py").write_text("raise SystemExit('the edited code')")
+    (tree / "vea/config.py").write_text("raise SystemExit('the edited code')")
     control(cluster, "scancel", "--signal=USR2", job)
     log = tmp_path / f"signalled-{job}.log"
     wait(lambda: "saved; requeueing" in log.read_text(), what="the requeue")
     wait(lambda: not queued(job, cluster), what="the second life of the job")
-    assert "resuming at step" in log.read_text()
-    assert_same_end(run, calm, log.read_text())
+    text = log.read_text()
+    assert "resuming at step" in text and "the edited code" not in text, text[-2000:]
+    assert json.loads((run / "code/snapshot.json").read_text())["command"][:2] == ["vea", "submit"]
+    assert_same_end(run, calm, text)
 
 
 def test_preempted_by_a_higher_partition(cluster, data, calm, tmp_path, repository):

@@ -1,0 +1,150 @@
+"""Emotion and words of photographs (OASIS): a trained model against what it must beat, and what its parts bring.
+
+    python benchmarks/explain_oasis.py --encoder DINOV2_FILE --decoder SMOLLM2_FOLDER [--seeds 0 1 2]
+
+Runs finetune/explain.py (configs/finetune/explain_oasis.yaml) and finetune/evaluate.py for each arm and seed, at one
+budget; validation chooses the step, the test split is scored once. What is complete is not repeated. The table:
+
+- ``model``, and ``shuffled``: the same model, its words written before another picture;
+- ``text only``: the same model trained without any picture;
+- ``nearest``: emotion and caption of the training photograph nearest by the mean of the encoder's patches;
+- ``majority``: the emotion that training photographs have most often.
+
+``--ablation`` compares SEVLM's parts instead: all, without VAD, without the contrastive head, without both; those have
+a small decoder of their own, trained from nothing, and need no --decoder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from vea.caption_metrics import caption_scores
+from vea.config import DatasetRef, ExplainConfig, load_config
+from vea.data.loaders import eval_loader
+from vea.errors import RunError, VeaError, command
+from vea.recipe import label_fields
+from vea.tasks.explain import ExplainTask
+
+SCORES = ("emotion_accuracy", "cider", "bleu_4", "rouge_l", "ea")
+NO_VAD, NO_CONTRAST = ["model.vad=false", "objective.vad=0"], ["objective.contrastive=0"]
+PARTS = {"all": [], "no VAD": NO_VAD, "no contrast": NO_CONTRAST, "neither": [*NO_VAD, *NO_CONTRAST]}
+MODELS = {"model": [], "text only": ["model.blind=true"]}
+Scores = dict[str, float]
+
+
+def run(script: str, *arguments: str) -> None:
+    """Runs a recipe of the repository; its failure is ours."""
+    words = [sys.executable, script, *arguments]
+    if subprocess.run(words).returncode:
+        raise RunError(f"{' '.join(words[1:])} failed; its own message is above")
+
+
+def score(config: str, *, folder: Path, overrides: list[str]) -> Scores:
+    """Returns the test scores of one run, training and scoring it first where that is not done yet."""
+    path = folder / "evaluation_test.json"
+    if not path.is_file():
+        run("finetune/explain.py", config, f"out={folder}", f"name={folder.name}", *overrides)
+        run("finetune/evaluate.py", str(folder), "--split", "test")
+    return json.loads(path.read_text(encoding="utf-8"))["metrics"]
+
+
+def photographs(task: ExplainTask, split: str) -> tuple[Tensor, list[str], list[list[str]]]:
+    """Returns (mean patch features (N, F), emotions, captions) of a split of OASIS."""
+    features, emotions, captions = [], [], []
+    refs = [DatasetRef(path=task.config.data.val[0].path, split=split)]
+    for batch in eval_loader(task.config, views="classify", refs=refs, batch_size=32, rank=0, world_size=1):
+        with torch.no_grad():
+            rows = task.encode(batch["image"]).float().mean(1)
+        for i, pairs in enumerate(task.candidates(batch)):
+            if batch["valid"][i] and pairs:
+                features.append(rows[i])
+                emotions.append(pairs[0][0])
+                captions.append([text for _, text in pairs])
+    return normalize(torch.stack(features), dim=-1), emotions, captions
+
+
+def without_learning(config: ExplainConfig) -> dict[str, Scores]:
+    """Returns the scores of the nearest training photograph's words, and of the most frequent emotion."""
+    task = ExplainTask(config, fields=label_fields(config)).eval()
+    known, known_emotions, known_captions = photographs(task, "train")
+    asked, emotions, captions = photographs(task, "test")
+    nearest = (asked @ known.T).argmax(1).tolist()
+    most = Counter(known_emotions).most_common(1)[0][0]
+    names = [str(i) for i in range(len(emotions))]
+    found = caption_scores(dict(zip(names, captions)), {n: known_captions[i][0] for n, i in zip(names, nearest)})
+    right = sum(known_emotions[i] == emotion for i, emotion in zip(nearest, emotions)) / len(emotions)
+    return {"nearest": {**found, "emotion_accuracy": right}, "majority": {"emotion_accuracy": emotions.count(most) / len(emotions)}}
+
+
+def spread(values: list[float]) -> str:
+    """Returns mean and sample standard deviation, times 100."""
+    if not values:
+        return "-"
+    deviation = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{100 * statistics.mean(values):.1f}{deviation}"
+
+
+@command
+def main(argv: list[str]) -> None:
+    """Makes the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", default="configs/finetune/explain_oasis.yaml")
+    parser.add_argument("--encoder", required=True, type=Path, help="weight file of vit_small_patch14_dinov2")
+    parser.add_argument("--decoder", type=Path, help="folder of SmolLM2-135M; its .gguf is found")
+    parser.add_argument("--lexicon", type=Path, help="Warriner or NRC-VAD file, for --ablation")
+    parser.add_argument("--ablation", action="store_true", help="what SEVLM's parts bring")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--threads", type=int, default=2, help="of every run")
+    parser.add_argument("--out", type=Path, default=Path("runs/explain-oasis"))
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="for every run")
+    given = parser.parse_intermixed_args(argv)
+    common = [f"model.encoder.pretrained={given.encoder}", f"runtime.threads={given.threads}", "tracking.backend=none"]
+    if given.ablation:
+        if given.lexicon is None:
+            raise VeaError("--ablation needs --lexicon: without ratings of words the VAD parts have nothing to learn")
+        common += [f"model.lexicon={given.lexicon}"]
+    else:
+        files = sorted(given.decoder.glob("*.gguf")) if given.decoder else []
+        if given.decoder is None or not given.decoder.is_dir():
+            raise VeaError("--decoder: give the folder of a causal language model, such as SmolLM2-135M")
+        common += [f"model.decoder.path={given.decoder}", *(f"model.decoder.gguf={file.name}" for file in files[:1])]
+    arms = PARTS if given.ablation else MODELS
+    common += given.overrides
+    config = load_config(given.config, common)  # a typo stops here, before any run
+    assert isinstance(config, ExplainConfig)
+
+    results: dict[str, list[Scores]] = {} if given.ablation else {k: [v] for k, v in without_learning(config).items()}
+    for seed in given.seeds:
+        for arm, changed in arms.items():
+            folder = given.out / f"{arm.replace(' ', '-')}-s{seed}"
+            scores = score(given.config, folder=folder, overrides=[f"seed={seed}", *common, *changed])
+            results.setdefault(arm, []).append(scores)
+            if arm == "model":
+                swapped = {name: scores[f"swapped/{name}"] for name in SCORES if f"swapped/{name}" in scores}
+                results.setdefault("shuffled", []).append(swapped)
+    table = Table(title=f"OASIS test split, seeds {given.seeds}: mean ± sd over seeds, times 100")
+    for column in ("", *SCORES):
+        table.add_column(column)
+    for arm, rows in results.items():
+        table.add_row(arm, *(spread([row[name] for row in rows if name in row]) for name in SCORES))
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    if given.json:
+        given.json.write_text(json.dumps({"seeds": given.seeds, "results": results}, indent=1), encoding="utf-8")
+        print(f"wrote {given.json}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
