@@ -341,8 +341,24 @@ class GenerateConfig(Section):
     constrain: bool = Field(True, description="the first word is one of the emotion's class names")
 
 
+class HfModelConfig(Section):
+    """A vision-language model of transformers in a local folder, and its LoRA adapters (arXiv 2106.09685)."""
+
+    path: str | None = Field(None, description="folder of SmolVLM, Qwen-VL or one like them; nothing is downloaded")
+    rank: int = Field(8, ge=1)
+    alpha: float = Field(16.0, gt=0)
+    dropout: float = Field(0.05, ge=0, lt=1)
+    target_modules: str = Field(
+        r".*(text_model|language_model).*\.(q|k|v|o)_proj", description="regular expression of the layers to adapt"
+    )
+    image_splitting: bool = Field(False, description="SmolVLM: a picture as tiles and whole, many more tokens")
+
+
 class ExplainModelConfig(Section):
-    """Image encoder and text decoder. ``sevlm``: cross-attention and VAD parts; ``prefix``: image tokens in front."""
+    """Image encoder and text decoder. ``sevlm``: cross-attention and VAD parts; ``prefix``: image tokens in front;
+
+    ``hf``: a whole vision-language model with LoRA, of which only ``hf`` and ``max_tokens`` are read.
+    """
 
     kind: Literal["sevlm", "prefix", "hf"] = "sevlm"
     encoder: EncoderConfig = EncoderConfig()
@@ -356,12 +372,15 @@ class ExplainModelConfig(Section):
     max_tokens: int = Field(40, ge=8, description="of a sentence; longer explanations are cut, image tokens never")
     vad: bool = Field(True, description="sevlm: VAD emotion encoder and fusion")
     lexicon: str | None = Field(None, description="NRC-VAD or Warriner file; null: vea's coarse VAD of emotion names")
+    hf: HfModelConfig = HfModelConfig()
     channels: Literal[3] = 3
 
     @model_validator(mode="after")
     def _supported(self) -> ExplainModelConfig:
-        if self.kind == "hf":
-            raise ValueError("kind hf (SmolVLM, Qwen-VL with LoRA) is not built yet; choose sevlm or prefix")
+        if self.kind == "hf" and not self.hf.path:
+            raise ValueError("kind hf needs hf.path, the folder of a vision-language model")
+        if self.kind == "hf" and (self.cache_features or self.train_encoder or self.blind):
+            raise ValueError("kind hf has its own image encoder: leave cache_features, train_encoder and blind off")
         if self.cache_features and self.train_encoder:
             raise ValueError("cache_features needs a frozen encoder; set train_encoder=false")
         return self
@@ -391,6 +410,8 @@ class ExplainConfig(RunConfig):
 
     @model_validator(mode="after")
     def _cache_sees_one_view(self) -> ExplainConfig:
+        if self.model.kind == "hf" and (self.objective.vad or self.objective.contrastive):
+            raise ValueError("model.kind=hf has no VAD and no contrastive head: set both objectives to 0")
         if self.model.cache_features and (self.augment.flip or self.augment.scale != (1.0, 1.0)):
             raise ValueError("model.cache_features keeps one view: set augment.flip=0 and augment.scale=[1,1]")
         return self

@@ -93,23 +93,23 @@ class HubTokens(Tokens):
         VeaError: there is no tokenizer, it has no end token, or "because" is not one token.
     """
 
-    def __init__(self, path: str, *, gguf: str | None = None) -> None:
+    def __init__(self, path: str, *, gguf: str | None = None, setting: str = "model.decoder.path") -> None:
         from transformers import AutoTokenizer
 
         if not Path(path).is_dir():
-            raise VeaError(f"model.decoder.path: no folder {path}; give a local folder of a causal language model")
+            raise VeaError(f"{setting}: no folder {path}; give a local folder of a causal language model")
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(path, gguf_file=gguf, local_files_only=True)
         except Exception as error:  # transformers raises many types
-            raise VeaError(f"model.decoder.path: {path} has no tokenizer ({str(error).splitlines()[0]})") from None
+            raise VeaError(f"{setting}: {path} has no tokenizer ({str(error).splitlines()[0]})") from None
         self.path, self.gguf, self.size = path, gguf, len(self.tokenizer)
         end = self.tokenizer.eos_token_id
         if end is None:
-            raise VeaError(f"model.decoder.path: the tokenizer of {path} has no end-of-text token; set its eos_token")
+            raise VeaError(f"{setting}: the tokenizer of {path} has no end-of-text token; set its eos_token")
         self.end = int(end)
         separator = self.encode(BECAUSE)
         if len(separator) != 1:
-            raise VeaError(f"model.decoder.path: the tokenizer of {path} splits 'because', which parts the sentence")
+            raise VeaError(f"{setting}: the tokenizer of {path} splits 'because', which parts the sentence")
         (self.because,) = separator
 
     def encode(self, text: str) -> list[int]:

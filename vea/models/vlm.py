@@ -252,7 +252,7 @@ class Explainer(nn.Module):
         given = [*tokens.encode(emotion), tokens.because] if emotion else []
         prompt = torch.tensor([tokens.end, *tokens.encode(PROMPT), *given], device=memory.device)
         prompt = prompt.expand(len(memory), -1)
-        options = _options(settings, count=count) | {
+        options = generate_options(settings, count=count) | {
             "pad_token_id": self.end, "eos_token_id": self.end, "bos_token_id": self.end, "use_cache": use_cache,
         }  # fmt: skip
         start = prompt.shape[1] if self.kind == "sevlm" else 0
@@ -272,7 +272,7 @@ class Explainer(nn.Module):
         return torch.cat([head, written[:, start:]], dim=1)
 
 
-def _options(settings: GenerateConfig, *, count: int) -> dict[str, Any]:
+def generate_options(settings: GenerateConfig, *, count: int) -> dict[str, Any]:
     """Returns the arguments of ``generate`` for a method."""
     options: dict[str, Any] = {"max_new_tokens": settings.max_new_tokens, "num_return_sequences": count}
     if settings.method == "nucleus":

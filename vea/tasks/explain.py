@@ -77,6 +77,8 @@ def training_texts(config: ExplainConfig) -> Iterator[str]:
 def make_tokens(config: ExplainConfig, emotions: Sequence[str], *, described: dict[str, Any] | None = None) -> Tokens:
     """Returns the tokens of a checkpoint (``described``), of ``model.decoder.path``, or of the training texts."""
     decoder = config.model.decoder
+    if config.model.kind == "hf":
+        return HubTokens(config.model.hf.path or "", setting="model.hf.path")
     if decoder.path:
         return HubTokens(decoder.path, gguf=decoder.gguf)
     if described:
@@ -209,17 +211,34 @@ class ExplainTask(Task):
     def __init__(
         self, config: ExplainConfig, *, fields: dict[str, LabelField], described: dict[str, Any] | None = None
     ) -> None:
-        from vea.models.vlm import Explainer
-
         super().__init__()
         self.config = config
         self.emotions = tuple(described["emotions"]) if described else emotion_names(config, fields)
         self.tokens = make_tokens(config, self.emotions, described=described)
         model = config.model
+        if model.kind == "hf":
+            from vea.models.hf_vlm import ChatExplainer
+
+            self.encoder: nn.Module = nn.Identity()
+            self.lexicon = read_lexicon(None)
+            self.explainer: nn.Module = ChatExplainer(model.hf, tokens=self.tokens)
+        else:
+            self._build(config, described=described is not None)
+        mean, std = STATISTICS[3]
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
+        self.control = False  # evaluation also explains each picture while looking at another one
+        self._kept: KeptFeatures | None = None
+
+    def _build(self, config: ExplainConfig, *, described: bool) -> None:
+        """Makes encoder and decoder of the kinds sevlm and prefix; ``described``: weights follow."""
+        from vea.models.vlm import Explainer
+
+        model = config.model
         self.encoder = build_trunk(ClassifierConfig(encoder=model.encoder), image_size=config.augment.image_size)
         self.encoder.requires_grad_(model.train_encoder)
         # a checkpoint carries the ratings it needs; only the score of VAD distance asks for the file again
-        known = model.lexicon if described is None or Path(model.lexicon or "").is_file() else None
+        known = model.lexicon if not described or Path(model.lexicon or "").is_file() else None
         self.lexicon = read_lexicon(known)
         objective = config.objective
         self.explainer = Explainer(
@@ -228,13 +247,8 @@ class ExplainTask(Task):
             features=int(self.encoder.num_features),  # type: ignore[arg-type]
             token_vad=vad_table(self.tokens.words(), self.lexicon),
             heads=tuple(name for name in ("vad", "contrastive") if getattr(objective, name)),
-            weights=described is None,
+            weights=not described,
         )
-        mean, std = STATISTICS[3]
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
-        self.control = False  # evaluation also explains each picture while looking at another one
-        self._kept: KeptFeatures | None = None
 
     def train(self, mode: bool = True) -> ExplainTask:
         """Returns self in training mode; a frozen encoder stays in evaluation mode."""
@@ -247,6 +261,8 @@ class ExplainTask(Task):
         """Loads the encoder of the run or weight file at ``path`` and its statistics; returns what was loaded."""
         from vea.training.checkpoint import load_weights
 
+        if self.config.model.kind == "hf":
+            raise VeaError("train.init_from: model.kind=hf starts from the folder model.hf.path; leave init_from out")
         weights, metadata = load_weights(path)
         try:
             loaded = load_encoder(self.encoder, weights)
@@ -261,7 +277,12 @@ class ExplainTask(Task):
     # ------------------------------------------------------------------------------------------------------- the model
 
     def encode(self, images: Tensor) -> Tensor:
-        """Returns patch features (B, N, F) of uint8 images (B, 3, H, W), pooled to ``model.image_tokens``."""
+        """Returns patch features (B, N, F) of uint8 images (B, 3, H, W), pooled to ``model.image_tokens``.
+
+        Models of the kind hf take the images themselves.
+        """
+        if self.config.model.kind == "hf":
+            return images
         if self.config.model.blind:
             return images.new_zeros((len(images), 1, int(self.encoder.num_features)), dtype=self.mean.dtype)  # type: ignore[arg-type]
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.model.train_encoder):
@@ -365,6 +386,11 @@ class ExplainTask(Task):
     def new_metrics(self) -> ExplainMetrics:
         """Returns an empty collector."""
         return ExplainMetrics(self)
+
+    def state_to_save(self) -> dict[str, Tensor]:
+        """Returns the weights; of a model of the kind hf its adapters, for the base stays in its folder."""
+        state = self.state_dict()
+        return {k: v for k, v in state.items() if "lora_" in k} if self.config.model.kind == "hf" else state
 
     def trunk(self) -> nn.Module:
         """Returns the image encoder."""
