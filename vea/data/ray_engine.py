@@ -70,7 +70,6 @@ def session(*, cpus: int | None = None) -> Iterator[Any]:
                 num_cpus=cpus or len(os.sched_getaffinity(0)),
                 include_dashboard=False,
                 _temp_dir=folder,
-                _node_ip_address="127.0.0.1",  # no look for a way out of this machine
                 **quiet,
             )
         yield ray
