@@ -26,7 +26,7 @@ from vea.data import remote, synthetic
 from vea.data.loaders import train_loader
 from vea.data.shards import ShardReader, read_index
 from vea.data.shards_cli import main as shards_main
-from vea.data.sidecars import Sidecar
+from vea.data.sidecars import Sidecar, check_sidecars
 from vea.data.writer import write_dataset
 from vea.errors import RunError, VeaError
 
@@ -272,6 +272,7 @@ def test_batches_from_s3(prepared, monkeypatch):
         system.mkdir("bucket")
         system.put(str(prepared), "bucket/scenes", recursive=True)
         same(batches("s3://bucket/scenes"), batches(str(prepared)))
+        assert check_sidecars(read_index("s3://bucket/scenes")) == ([], [])
         with pytest.raises(RunError, match=r"s3://bucket/nothing/index.json does not exist"):
             read_index("s3://bucket/nothing")
     finally:
