@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import runpy
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -144,6 +145,17 @@ def test_a_missing_package_is_one_sentence(monkeypatch, tmp_path, capsys):
     write(tmp_path / "dots", Scenes(), engine="processes")
     assert main(["enrich", "prompts", str(tmp_path / "dots"), "--engine", "ray"]) == 2
     assert capsys.readouterr().err == "error: --engine ray needs the package ray: pip install 'vea[ray]'\n"
+
+
+def test_a_cluster_that_does_not_answer_is_one_sentence(monkeypatch):
+    need_ray()
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.shutdown", lambda: None)  # of the engine of the other tests
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("RAY_ADDRESS", address := f"127.0.0.1:{unused.getsockname()[1]}")
+        with pytest.raises(VeaError, match=f"^no Ray cluster answers at RAY_ADDRESS={address}; "), ray_engine.session():
+            raise AssertionError("connected")
 
 
 @pytest.mark.parametrize(

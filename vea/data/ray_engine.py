@@ -15,6 +15,7 @@ import contextlib
 import os
 import secrets
 import shutil
+import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -55,9 +56,12 @@ def session(*, cpus: int | None = None) -> Iterator[Any]:
     quiet = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": False}
     try:
         if address != "local":
+            host, _, port = address.removeprefix("ray://").rpartition(":")
             try:
+                if port.isdigit():  # Ray itself would try for a minute, and say so at length
+                    socket.create_connection((host, int(port)), timeout=10).close()
                 ray.init(address=address, **quiet)
-            except ConnectionError:
+            except OSError:  # ConnectionError is one
                 raise VeaError(
                     f"no Ray cluster answers at RAY_ADDRESS={address}; start one there, or unset it to use this machine"
                 ) from None
