@@ -4,6 +4,7 @@
     python datasets/prepare.py fer2013plus --root RAW --out data/fer2013plus
     python datasets/prepare.py synthetic --count 2000 --out data/synthetic
     python datasets/prepare.py emoset --root RAW --out data/emoset --part 3/16     # one of 16 jobs; in any order
+    python datasets/prepare.py emoset --root RAW --out data/emoset --engine ray    # this machine, or RAY_ADDRESS
 
 The cards beside this file (cards/NAME.yaml) say what a set is, how to obtain it and what it may be used for. Without
 --root the raw folder is $VEA_DATA/<folder of the card>. The result is whole or not there; the same input and options
@@ -50,7 +51,9 @@ def arguments_of(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--quality", type=int, default=90, metavar="Q", help="of the JPEGs that have to be made (90)")
     parser.add_argument("--limit", type=int, metavar="N", help="at most N samples of every split")
     parser.add_argument("--shard-size", type=int, default=1000, metavar="N", help="samples per shard (1000)")
-    parser.add_argument("--jobs", type=int, metavar="N", default=usable_cores(), help="processes (the cores there are)")
+    parser.add_argument("--jobs", type=int, metavar="N", help="processes (the cores there are)")
+    parser.add_argument("--engine", choices=["processes", "ray"], default="processes", help="ray: each shard is a task "
+                        "of Ray, here or on the cluster RAY_ADDRESS (needs the extra vea[ray])")  # fmt: skip
     parser.add_argument("--part", type=part, metavar="I/N", default=(1, 1), help="only the I-th of N parts: "
                         "the last one to end puts the data set in place")  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="replace the data set that --out already holds")
@@ -110,7 +113,8 @@ def prepare(card: Card, root: Path, arguments: argparse.Namespace) -> Index | No
         quality=arguments.quality,
         overwrite=arguments.overwrite,
         expected={} if arguments.limit else card.splits,
-        jobs=arguments.jobs,
+        jobs=arguments.jobs or (None if arguments.engine == "ray" else usable_cores()),
+        engine=arguments.engine,
     )
 
 

@@ -36,6 +36,7 @@ from vea.config import (
     load_config,
 )
 from vea.data.shards import ShardReader, read_index
+from vea.data.sidecars import is_fetched, sidecar_folder
 from vea.errors import VeaError, did_you_mean
 from vea.labels import check_same_classes
 from vea.models import teacher as teachers
@@ -248,7 +249,11 @@ def check_sidecars(case: Case) -> Iterator[Finding]:
         return
     for ref in [*case.config.data.train, *case.config.data.val]:
         reader = ShardReader(ref.path, ref.split)
-        files = [(Path(reader.root) / "sidecars/teacher_image" / s["file"]).with_suffix(".npy") for s in reader.shards]
+        folder = sidecar_folder(reader.index, "teacher_image") or Path(reader.root) / "sidecars/teacher_image"
+        if is_fetched(folder):
+            yield Finding("ok", "sidecars", f"teacher_image of {ref.path} {ref.split}: fetched as it is read")
+            continue
+        files = [(folder / shard["file"]).with_suffix(".npy") for shard in reader.shards]
         lost = [file for file in files if not file.is_file()]
         if lost:
             text = f"teacher_image of {ref.path} {ref.split}: {len(lost)} of {len(files)} files, first {lost[0]}"

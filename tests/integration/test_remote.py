@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import http.server
 import importlib.util
+import json
 import multiprocessing
 import os
+import pickle
 import shutil
 import socket
 import subprocess
@@ -18,11 +20,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from vea.cli import main as cli
 from vea.config import load_config
 from vea.data import remote, synthetic
 from vea.data.loaders import train_loader
 from vea.data.shards import ShardReader, read_index
 from vea.data.shards_cli import main as shards_main
+from vea.data.sidecars import Sidecar, check_sidecars
 from vea.data.writer import write_dataset
 from vea.errors import RunError, VeaError
 
@@ -155,6 +159,53 @@ def test_the_cache_stays_within_its_bound(prepared, server, cache, monkeypatch):
     assert server.asked["train-000000.tar"] == 2, "fetched again after it had to go"
 
 
+def test_sidecars_come_from_the_server_too(prepared, tmp_path, cache, monkeypatch, capsys):
+    root = tmp_path / "www" / "scenes"
+    shutil.copytree(prepared, root)
+    assert cli(["enrich", "prompts", str(root)]) == 0
+    running = Server(tmp_path / "www")
+    url = f"{running.url}/scenes"
+    running.fail.update({"train-000000.jsonl": 2})
+
+    def texts() -> list[str]:
+        rows = Sidecar(ShardReader(url, "train"), "prompts", made_by="prompts")
+        assert running.asked["train-000004.jsonl"] == 0 or first, "nothing is fetched before it is read"
+        return [pickle.loads(pickle.dumps(rows)).row(i)["text"] for i in range(40)]
+
+    first: list[str] = []
+    first = texts()
+    lines = [line for path in sorted(root.glob("sidecars/*/*.jsonl")) for line in path.read_text().splitlines()]
+    written = [json.loads(line)["text"] for line in lines]
+    assert first == texts() == written
+    assert {running.asked[f"train-{i:06d}.jsonl"] for i in range(1, 5)} == {1}, "the second reader finds them"
+    assert shards_main(["check", url]) == 0
+    assert "40 samples and the sidecars prompts, all well" in capsys.readouterr().out
+    with pytest.raises(VeaError, match=f"{url} has no sidecar persons: run `vea enrich persons {url}`"):
+        Sidecar(ShardReader(url, "train"), "persons", made_by="persons")
+
+    folder = root / "sidecars" / "prompts"  # written again: what the cache holds of the former is not used
+    shutil.rmtree(folder)
+    assert cli(["enrich", "prompts", str(root), "--source", "attributes"]) == 0
+    assert texts() != first
+    path = folder / "train-000003.jsonl"
+    path.write_bytes(path.read_bytes()[:-1].rpartition(b"\n")[0])
+    (folder / "train-000002.jsonl").unlink()
+    shutil.rmtree(cache)
+    capsys.readouterr()
+    assert shards_main(["check", url, "--no-decode"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3 and "train-000003.jsonl cannot be read after 6 attempts: 7 rows for 8 samples" in lines[0]
+    assert lines[1].startswith("sidecars/prompts/train-000002.jsonl and 0 more are missing")
+    shutil.rmtree(cache)
+    monkeypatch.setenv("VEA_CACHE_GB", "0")
+    rows = Sidecar(ShardReader(url, "train"), "prompts", made_by="prompts")
+    assert rows.row(0) and rows.row(8) and len(list(cache.glob("*/.sidecars/*/*.jsonl"))) == 1
+    with pytest.raises(RunError, match=r"prompts/train-000002.jsonl does not exist"):
+        rows.row(16)
+    running.server.shutdown()
+    running.server.server_close()
+
+
 def read_all(url: str) -> None:
     reader = ShardReader(url, "train")
     assert [reader.read(i)[0] for i in range(40)] == [f"synthetic-0-{i:08d}" for i in range(40)]
@@ -221,6 +272,7 @@ def test_batches_from_s3(prepared, monkeypatch):
         system.mkdir("bucket")
         system.put(str(prepared), "bucket/scenes", recursive=True)
         same(batches("s3://bucket/scenes"), batches(str(prepared)))
+        assert check_sidecars(read_index("s3://bucket/scenes")) == ([], [])
         with pytest.raises(RunError, match=r"s3://bucket/nothing/index.json does not exist"):
             read_index("s3://bucket/nothing")
     finally:

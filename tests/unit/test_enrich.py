@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,6 +33,7 @@ from vea.data.enrich import Pass, Prompts, TeacherImages, TeacherTexts, enrich, 
 from vea.data.loaders import train_loader
 from vea.data.sample import Sample
 from vea.data.shards import ShardReader, read_index
+from vea.data.sidecars import check_sidecars
 from vea.data.transforms import decode
 from vea.data.writer import write_dataset
 from vea.errors import VeaError
@@ -207,6 +209,84 @@ def test_other_options_and_other_sets_are_refused(tmp_path: Path):
         enrich(read_index(other), Fixed(), say=quiet)
     with pytest.raises(VeaError, match="made from other images than those of"):
         batch_of(config(other, persons="persons"))
+
+
+# --------------------------------------------------------------------------------------------------------------- check
+
+
+class Vectors(Fixed):
+    """One number per picture, NaN where there is none."""
+
+    name, suffix = "teacher-image", ".npy"
+
+    def rows(self, prepared: list) -> np.ndarray:
+        return np.ones((len(prepared), 3), dtype=np.float32)
+
+    def empty(self) -> np.ndarray:
+        return np.full(3, np.nan, dtype=np.float32)
+
+
+@pytest.fixture(scope="module")
+def enriched(tmp_path_factory) -> Path:
+    """A set with one picture that cannot be decoded and two sidecars."""
+    root = write(tmp_path_factory.mktemp("checked") / "set")
+    spoil(root, "train009")
+    for enrichment in (Fixed(), Vectors()):
+        enrich(read_index(root), enrichment, name=enrichment.name.replace("-", "_"), say=quiet)
+    return root
+
+
+def test_the_check_reads_sidecars(enriched: Path, capsys):
+    assert check_sidecars(read_index(enriched)) == ([], ["persons", "teacher_image"])
+    assert main(["shards", "check", str(enriched), "--no-decode"]) == 1  # the spoilt image has another checksum
+    assert "train-000001.tar has another checksum" in capsys.readouterr().out
+
+
+def _lines(change) -> object:
+    return lambda path: path.write_bytes(b"".join(change(path.read_bytes().splitlines(keepends=True))))
+
+
+def _matrix(change) -> object:
+    return lambda path: np.save(path, change(np.load(path)), allow_pickle=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "expected"),
+    [
+        ("persons/train-000000.jsonl", _lines(lambda lines: lines[:-1]), "has 7 rows for 8 samples; remove it and run"),
+        ("persons/train-000000.jsonl", _lines(lambda lines: [b"{\n", *lines[1:]]), "row 0 is not JSON"),
+        ("persons/val-000000.jsonl", _lines(lambda lines: [b'{"boxes": [[1]]}\n', *lines[1:]]), "row 0 has boxes"),
+        ("persons/train-000002.jsonl", Path.unlink, "and 0 more are missing: run `vea enrich persons` again"),
+        ("persons/train-000009.jsonl", Path.touch, "belongs to no shard of this set"),
+        ("persons/meta.json", Path.unlink, "meta.json is missing"),
+        ("persons/meta.json", lambda path: path.write_text("{"), "meta.json is damaged"),
+        ("teacher_image/val-000000.npy", lambda path: path.write_bytes(path.read_bytes()[:140]), "is not readable"),
+        ("teacher_image/val-000000.npy", lambda path: path.write_bytes(b""), "is not readable (No data left in file)"),
+        ("teacher_image/val-000000.npy", _matrix(lambda rows: rows[:, :2]), "holds vectors of [2, 3] numbers"),
+        ("teacher_image/val-000000.npy", _matrix(lambda rows: rows * np.nan), "rows 0 and 3 more"),
+        ("teacher_image/val-000000.npy", _matrix(lambda rows: rows.astype("f8")), "holds float64, not float32"),
+        (
+            "teacher_image/train-000001.skipped.json",
+            lambda path: path.write_text(path.read_text().replace("train009", "train008")),
+            "has skipped samples in train-000001.skipped.json",
+        ),
+    ],
+)
+def test_a_damaged_sidecar_is_one_sentence_with_its_name(enriched: Path, tmp_path: Path, name, damage, expected):
+    root = tmp_path / "set"
+    shutil.copytree(enriched, root)
+    damage(root / "sidecars" / name)
+    problems, _ = check_sidecars(read_index(root))
+    assert len(problems) == 1 and expected in problems[0], problems
+    assert "[2, 3]" in expected or Path(name).stem.split(".")[0] in problems[0]
+
+
+def test_a_split_may_have_no_rows(tmp_path: Path):
+    index = read_index(write(tmp_path / "set"))
+    enrich(index, Fixed(), splits=["val"], say=quiet)
+    assert check_sidecars(index) == ([], ["persons"])
+    (problem,), _ = check_sidecars(index, ["faces"])
+    assert "faces/meta.json is missing" in problem
 
 
 # --------------------------------------------------------------------------------------------------------------- loader

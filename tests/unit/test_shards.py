@@ -16,7 +16,7 @@ from PIL import Image
 
 from vea.data import shards, writer
 from vea.data.sample import LabelField, Sample
-from vea.data.shards import ShardReader, read_index
+from vea.data.shards import ShardReader, read_index, read_offsets
 from vea.data.shards_cli import check, label_counts
 from vea.data.shards_cli import main as shards_main
 from vea.data.writer import Records, Skipped, safe_key, write_dataset, write_part
@@ -163,6 +163,22 @@ def test_reader_closes_shards_it_has_not_used_lately(tmp_path, monkeypatch):
     reader = ShardReader(tmp_path / "set", "train")
     assert [reader.read(i)[0] for i in (0, 5, 9, 0)] == ["s0000", "s0005", "s0009", "s0000"]
     assert len(reader._open) == 2
+
+
+def test_a_shard_that_is_opened_again_keeps_its_offsets_within_a_bound(tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, "MAX_OPEN_SHARDS", 2)
+    loaded = []
+    monkeypatch.setattr(shards, "read_offsets", lambda path, shard, read=read_offsets: loaded.append(path.stem)
+                        or read(path, shard))  # fmt: skip
+    write(tmp_path / "set", {"train": [sample(i) for i in range(12)]}, shard_size=2)
+    reader = ShardReader(tmp_path / "set", "train")
+    keys = [reader.read(i)[0] for _ in range(3) for i in range(12)]
+    assert keys == 3 * [f"s{i:04d}" for i in range(12)]
+    assert len(loaded) == 6, "once each, though four of six shards are always closed"
+    monkeypatch.setattr(shards, "MAX_OFFSETS", 2)  # less than is open
+    reader = pickle.loads(pickle.dumps(reader))
+    assert [reader.read(i)[0] for _ in range(3) for i in range(12)] == keys
+    assert len(reader._offsets) == 1 and len(reader._open) == 2 and len(loaded) == 6 + 18
 
 
 # ------------------------------------------------------------------------------------------------ damage and mistakes

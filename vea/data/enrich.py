@@ -179,6 +179,18 @@ class Summary:
     seconds: float = 0.0
     skipped: list[dict[str, Any]] = field(default_factory=list)  # of all shards asked for, also from earlier calls
 
+    def __add__(self, other: Summary) -> Summary:
+        """Returns what two parts did; their seconds are those of one after the other."""
+        return Summary(
+            self.folder,
+            self.made + other.made,
+            self.there_before + other.there_before,
+            self.elsewhere + other.elsewhere,
+            self.images + other.images,
+            self.seconds + other.seconds,
+            self.skipped + other.skipped,
+        )
+
 
 def shards_of(index: Index, *, splits: Sequence[str] = (), part: tuple[int, int] = (1, 1)) -> list[Shard]:
     """Returns the shards of ``splits`` (none named: all) that belong to part I of N, every N-th from the I-th.

@@ -2,6 +2,7 @@
 
     vea enrich persons data/emoset --backend onnx --weights human-centernet.onnx
     vea enrich teacher-image data/emoset --teacher ViT-B-16 --pretrained clip-vit-b16.safetensors --part 3/16
+    vea enrich faces data/emoset --engine ray      # as many parts as there are cores, here or on RAY_ADDRESS
 
 Run it again after a kill and it goes on where it stopped.
 """
@@ -11,10 +12,13 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+import time
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from vea.config import PromptConfig, TeacherConfig
-from vea.data.enrich import Pass, Prompts, TeacherImages, TeacherTexts, enrich
+from vea.data.enrich import Pass, Prompts, Summary, TeacherImages, TeacherTexts, enrich, shards_of
 from vea.data.shards import read_index
 from vea.errors import VeaError, command
 
@@ -54,7 +58,10 @@ def _parser() -> argparse.ArgumentParser:
         any_pass.add_argument("dir", metavar="DIR", help="folder with index.json")
         any_pass.add_argument("--name", help="of the sidecar (by default that of the pass)")
         any_pass.add_argument("--splits", nargs="+", default=[], metavar="SPLIT", help="only these (all)")
-        any_pass.add_argument("--part", type=_part, default=(1, 1), metavar="I/N", help="the I-th of N parts")
+        any_pass.add_argument("--part", type=_part, metavar="I/N", help="the I-th of N parts")
+        any_pass.add_argument("--engine", choices=["process", "ray"], default="process", help="ray: every part is a "
+                              "task of Ray, here or on the cluster RAY_ADDRESS (needs vea[ray])")  # fmt: skip
+        any_pass.add_argument("--jobs", type=int, metavar="N", help="ray: parts (as many as there is room for)")
         any_pass.add_argument("--batch-size", type=int, help="images per call of the model")
         any_pass.add_argument("--threads", type=int, help="of the CPU (all)")
         any_pass.add_argument("--device", default="cpu", help="cpu or cuda (persons by torchvision, teachers)")
@@ -83,20 +90,48 @@ def _make_pass(arguments: argparse.Namespace) -> Pass:
     return OnnxPersons(arguments.weights, person=arguments.person, threads=arguments.threads, **score)
 
 
-@command
-def main(argv: list[str]) -> int:
-    """Runs ``vea enrich``; undecodable images are counted and listed, and are no failure."""
-    arguments = _parser().parse_args(argv)
-    if arguments.batch_size is not None and arguments.batch_size < 1:
-        raise VeaError("--batch-size starts at 1")
-    index = read_index(arguments.dir)
+def _enrich(arguments: argparse.Namespace, part: tuple[int, int]) -> Summary:
+    """Returns what was done for one part, in this process."""
     if arguments.threads:
         import torch
 
         torch.set_num_threads(arguments.threads)
     enrichment = _make_pass(arguments)
     enrichment.batch_size = arguments.batch_size or enrichment.batch_size
-    done = enrich(index, enrichment, name=arguments.name, splits=arguments.splits, part=arguments.part)
+    return enrich(read_index(arguments.dir), enrichment, name=arguments.name, splits=arguments.splits, part=part)
+
+
+def _enrich_by_ray(arguments: argparse.Namespace) -> Summary:
+    """Returns what all parts did together, each a task of Ray; a part says so when it ends."""
+    from vea.data.ray_engine import room, run_tasks, session
+
+    size = {"cpus": arguments.threads or 1, "gpus": int(arguments.device.startswith("cuda"))}
+    jobs, started, whole = arguments.jobs, time.monotonic(), None
+    with session(cpus=jobs and jobs * size["cpus"]) as ray:
+        parts = min(jobs or room(ray, **size), len(shards_of(read_index(arguments.dir), splits=arguments.splits)))
+        tasks = [(number, parts) for number in range(1, parts + 1)]
+        name = "part {0[0]}/{0[1]}".format
+        for part, done in run_tasks(partial(_enrich, arguments), tasks, name=name, **size):
+            print(f"{name(part)}: {done.made} shards made, {done.images:,} samples", file=sys.stderr, flush=True)
+            whole = done if whole is None else whole + done
+    assert whole is not None, "a set has at least one shard"
+    return replace(whole, seconds=time.monotonic() - started)
+
+
+@command
+def main(argv: list[str]) -> int:
+    """Runs ``vea enrich``; undecodable images are counted and listed, and are no failure."""
+    arguments = _parser().parse_args(argv)
+    if arguments.batch_size is not None and arguments.batch_size < 1:
+        raise VeaError("--batch-size starts at 1")
+    if arguments.jobs is not None and (arguments.jobs < 1 or arguments.engine != "ray"):
+        raise VeaError("--jobs goes with --engine ray and starts at 1")
+    if arguments.engine == "ray":
+        if arguments.part:
+            raise VeaError("--engine ray does all parts: leave --part out")
+        done = _enrich_by_ray(arguments)
+    else:
+        done = _enrich(arguments, arguments.part or (1, 1))
     rate = f", {done.images / done.seconds:.1f} a second" if done.images else ""
     print(f"{done.folder}: {done.made} shards made ({done.images:,} samples{rate}), {done.there_before} were there")
     if done.elsewhere:

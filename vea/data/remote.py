@@ -2,25 +2,33 @@
 
 A shard is fetched when it is first read, checked against the index, and shared by all processes of the machine. The
 cache is ``data.cache_dir`` with ``data.cache_gb`` (VEA_CACHE_DIR, VEA_CACHE_GB for commands without a config); beyond
-it the shards that were not used for longest go. A map of a shard that is removed stays readable.
+it the shards that were not used for longest go. A map of a shard that is removed stays readable. Rows of sidecars share
+the cache and its bound; they have no checksums, so the number of rows is what is checked.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from vea.errors import RunError, VeaError
 
+SIDECARS = ".sidecars"  # in a set's place in the cache; what `vea enrich URL` writes there itself is in `sidecars`
 ATTEMPTS = 6
 FIRST_WAIT_S = 0.5  # doubles: a server may be away for half a minute
+
+
+class Absent(RunError):
+    """A server answers that it has no such file."""
 
 
 def is_url(path: str | os.PathLike[str]) -> bool:
@@ -61,42 +69,83 @@ class Remote:
             RunError: the server does not have it, or what it sends is not what the index says.
         """
         path = self.folder / entry["file"]
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.folder / f".{path.stem}.lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # one process fetches, the others find it there
+        with self._alone(path.with_suffix("")):
             if path.is_file() and path.stat().st_size == entry["bytes"] and path.with_suffix(".idx").is_file():
                 os.utime(path)
                 return path
             self._fetch(path.with_suffix(".idx").name, path.with_suffix(".idx"))
-            self._fetch(path.name, path, entry)
+            self._fetch(path.name, path, partial(_difference, entry=entry))
         _make_room(keep=path)
         return path
 
-    def _fetch(self, name: str, target: Path, entry: Mapping[str, Any] | None = None) -> None:
+    def sidecar(self, name: str) -> Path | None:
+        """Returns the folder for a sidecar's rows, ``meta.json`` in it, or None where the server has no such sidecar.
+
+        ``meta.json`` is fetched anew; rows that were made with another one are in a folder of their own.
+        """
+        fetched = self.folder / SIDECARS / f"{name}.json"
+        with self._alone(fetched):
+            try:
+                self._fetch(f"sidecars/{name}/meta.json", fetched)
+            except Absent:
+                return None
+            folder = fetched.with_name(f"{name}-{hashlib.sha256(fetched.read_bytes()).hexdigest()[:16]}")
+            folder.mkdir(exist_ok=True)
+            fetched.replace(folder / "meta.json")
+        return folder
+
+    def rows(self, name: str, path: Path, check: Callable[[Path], str]) -> Path:
+        """Returns ``path``, a file of the sidecar's folder, fetched where the cache lacks it.
+
+        Args:
+            name: of the sidecar.
+            path: in the folder that ``sidecar`` returned.
+            check: says what is wrong with a file that was fetched; nothing is the empty text.
+
+        Raises:
+            RunError: the server does not have it (``Absent``), or what it sends is wrong.
+        """
+        with self._alone(path):
+            if path.is_file():
+                os.utime(path)
+                return path
+            self._fetch(f"sidecars/{name}/{path.name}", path, check)
+        _make_room(keep=path)
+        return path
+
+    @contextlib.contextmanager
+    def _alone(self, path: Path) -> Iterator[None]:
+        """Lets one process fetch a file; the others find it there."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path.with_name(f".{path.name}.lock"), "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _fetch(self, name: str, target: Path, check: Callable[[Path], str] = lambda path: "") -> None:
         """Fetches a file under a temporary name; a server that is away or sends rubbish is asked again."""
         url = f"{self.url}/{name}"
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name}.{os.getpid()}")
+        draft = target.with_name(f".{target.name}.{os.getpid()}")
         try:
             for attempt in range(ATTEMPTS):
                 if attempt:
                     time.sleep(FIRST_WAIT_S * 2 ** (attempt - 1))
                 try:
-                    _download(url, partial)
-                    problem = _difference(partial, entry) if entry else ""
+                    _download(url, draft)
+                    problem = check(draft)
                 except VeaError:
                     raise
                 except FileNotFoundError:
-                    raise RunError(f"{url} does not exist; copy the data set to the server again") from None
+                    raise Absent(f"{url} does not exist; copy the data set to the server again") from None
                 except PermissionError as error:
                     raise RunError(f"{url}: not allowed ({error}); check the address and your credentials") from None
                 except Exception as error:  # each kind of server has errors of its own
                     problem = f"{type(error).__name__}: {' '.join(str(error).split())}"
                 if not problem:
-                    partial.replace(target)
+                    draft.replace(target)
                     return
         finally:
-            partial.unlink(missing_ok=True)
+            draft.unlink(missing_ok=True)
         raise RunError(f"{url} cannot be read after {ATTEMPTS} attempts: {problem}")
 
 
@@ -127,10 +176,10 @@ def _difference(path: Path, entry: Mapping[str, Any]) -> str:
 
 
 def _make_room(*, keep: Path) -> None:
-    """Removes the shards that were not used for longest until the cache fits its bound."""
+    """Removes the shards and rows that were not used for longest until the cache fits its bound."""
     limit = float(os.environ.get("VEA_CACHE_GB") or 50) * 1e9
     known = []
-    for path in cache_root().glob("*/*.tar"):
+    for path in (*cache_root().glob("*/*.tar"), *cache_root().glob(f"*/{SIDECARS}/*/[!.]*-*")):
         try:
             known.append((path.stat().st_mtime, path.stat().st_size, path))
         except FileNotFoundError:  # another process makes room too
@@ -141,5 +190,6 @@ def _make_room(*, keep: Path) -> None:
             return
         if path != keep:
             path.unlink(missing_ok=True)
-            path.with_suffix(".idx").unlink(missing_ok=True)
+            if path.suffix == ".tar":
+                path.with_suffix(".idx").unlink(missing_ok=True)
             total -= size

@@ -24,6 +24,7 @@ from vea.errors import VeaError, did_you_mean
 
 FORMAT = 1
 MAX_OPEN_SHARDS = 128  # a map holds a file descriptor, and the usual limit is 1,024 a process
+MAX_OFFSETS = 250_000  # samples of which a reader remembers the offsets, 32 bytes each
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,9 @@ class ShardReader:
     """Random access to the samples of one split, in the order in which they were written.
 
     Shards are mapped when first touched and only the last ``MAX_OPEN_SHARDS`` stay open, so a reader costs nothing to
-    make, survives ``fork`` (maps are read-only) and ``pickle`` (they are left behind), and holds no list of keys.
+    make, survives ``fork`` (maps are read-only) and ``pickle`` (they are left behind), and holds no list of keys. The
+    offsets of many more shards are remembered (``MAX_OFFSETS`` samples), so that one of very many small shards is soon
+    open again.
 
     Raises:
         VeaError: the split is unknown or empty, or a shard is missing or not as long as the index says.
@@ -124,27 +127,42 @@ class ShardReader:
         if self.index.remote is None:
             for shard in self.shards:
                 _check_size(self.root / shard["file"], shard["bytes"])
-        self._open: collections.OrderedDict[int, tuple[mmap.mmap, np.ndarray]] = collections.OrderedDict()
+        self._forget()
+
+    def _forget(self) -> None:
+        self._open: collections.OrderedDict[int, mmap.mmap] = collections.OrderedDict()
+        self._offsets: collections.OrderedDict[int, np.ndarray] = collections.OrderedDict()
+        self._remembered = 0  # samples in _offsets
 
     def __len__(self) -> int:
         return self._ends[-1]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_open": collections.OrderedDict()}
+        left_behind = ("_open", "_offsets", "_remembered")
+        return {name: value for name, value in self.__dict__.items() if name not in left_behind}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._forget()
 
     def _map(self, number: int) -> tuple[mmap.mmap, np.ndarray]:
-        if number in self._open:
-            self._open.move_to_end(number)
-            return self._open[number]
-        shard = self.shards[number]
-        path = self.index.path_of(shard)
-        offsets = read_offsets(path, shard)
-        with open(path, "rb") as file:
-            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        if len(self._open) >= MAX_OPEN_SHARDS:
-            self._open.popitem(last=False)
-        self._open[number] = (data, offsets)
-        return data, offsets
+        if number not in self._open or number not in self._offsets:
+            shard = self.shards[number]
+            path = self.index.path_of(shard)
+            if number not in self._offsets:
+                self._offsets[number] = read_offsets(path, shard)
+                self._remembered += shard["samples"]
+                while self._remembered > MAX_OFFSETS and len(self._offsets) > 1:
+                    self._remembered -= len(self._offsets.popitem(last=False)[1])
+            if number not in self._open:
+                with open(path, "rb") as file:
+                    data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                if len(self._open) >= MAX_OPEN_SHARDS:
+                    self._open.popitem(last=False)
+                self._open[number] = data
+        self._open.move_to_end(number)
+        self._offsets.move_to_end(number)
+        return self._open[number], self._offsets[number]
 
     def read(self, i: int) -> tuple[str, bytes, dict[str, Any]]:
         """Returns the key, the undecoded image and the metadata (``id, labels, text, person_boxes, source, split``)."""

@@ -23,6 +23,7 @@ from PIL import Image, ImageDraw, ImageOps
 from vea.data.duplicates import duplicate_lines, picture_hash
 from vea.data.sample import LabelField, check_image_size
 from vea.data.shards import Index, ShardReader, read_index, read_offsets
+from vea.data.sidecars import check_sidecars
 from vea.errors import VeaError, command
 
 _BLOCK = 512  # of a tar
@@ -93,7 +94,7 @@ def check_shard(index: Index, shard: dict[str, Any], *, decode: bool) -> Checked
 
 
 def check(index: Index, *, decode: bool = True, jobs: int = 1) -> tuple[list[str], list[str]]:
-    """Returns (what is wrong with a prepared data set, which pictures it holds twice), a line each.
+    """Returns (what is wrong with the shards of a prepared data set, which pictures it holds twice), a line each.
 
     Pictures are compared only where they are decoded. ``jobs`` processes read shards at the same time.
     """
@@ -267,10 +268,12 @@ def main(argv: list[str]) -> int:
     """Runs ``check`` (exit 1 when something is wrong), ``stats`` or ``show``."""
     parser = argparse.ArgumentParser(prog="vea shards", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
-    checking = verbs.add_parser("check", help="sizes, checksums, offsets, metadata, images; pictures that occur twice")
+    checking = verbs.add_parser("check", help="sizes, checksums, metadata, images, sidecars; repeated pictures")
     checking.add_argument("--no-decode", action="store_true", help="leave the images alone: much faster")
     checking.add_argument("--strict", action="store_true", help="exit 1 for pictures that occur twice as well")
     checking.add_argument("--jobs", type=int, default=1, help="processes (1)")
+    checking.add_argument("--sidecar", action="append", default=[], metavar="NAME", help="must be there and be well; a "
+                          "server's are found by the names of their passes, others are named here")  # fmt: skip
     telling = verbs.add_parser("stats", help="sizes and label balance")
     telling.add_argument("--top", type=int, default=20, help="classes shown per label (20)")
     telling.add_argument("--picture", type=Path, metavar="FILE", help="draw them as well, with the sizes of pictures")
@@ -296,8 +299,11 @@ def main(argv: list[str]) -> int:
         write_picture(arguments.out or Path(f"{index.name}-{split}.png"), sheet.save)
         return 0
     problems, repeated = check(index, decode=not arguments.no_decode, jobs=arguments.jobs)
+    wrong, sidecars = check_sidecars(index, arguments.sidecar)
+    problems += wrong
     for line in (*problems, *repeated):
         print(line)
     total = sum(entry["samples"] for entry in index.splits.values())
-    print(f"{index.root}: {len(problems)} problems" if problems else f"{index.root}: {total:,} samples, all well")
+    held = f"{total:,} samples" + (f" and the sidecars {', '.join(sidecars)}" if sidecars else "")
+    print(f"{index.root}: {len(problems)} problems" if problems else f"{index.root}: {held}, all well")
     return 1 if problems or (arguments.strict and repeated) else 0

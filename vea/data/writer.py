@@ -357,9 +357,18 @@ def _write_planned(shard: _Shard) -> dict[str, Any]:
     return _plan_of_this_process.write(shard)
 
 
-def _write_all(plan: _Plan, shards: list[_Shard], jobs: int) -> Iterator[tuple[_Shard, dict[str, Any]]]:
-    """Yields each shard with its record, in order, written by ``jobs`` processes."""
+def _write_all(
+    plan: _Plan, shards: list[_Shard], jobs: int | None, engine: str
+) -> Iterator[tuple[_Shard, dict[str, Any]]]:
+    """Yields each shard with its record, written by ``jobs`` processes or Ray tasks."""
     global _plan_of_this_process
+    if engine == "ray":
+        from vea.data.ray_engine import run_tasks
+
+        if shards:
+            yield from run_tasks(plan.write, shards, name=lambda shard: f"shard {shard.stem}", jobs=jobs)
+        return
+    jobs = jobs or 1
     _plan_of_this_process = plan
     try:
         if min(jobs, len(shards)) <= 1:
@@ -564,7 +573,8 @@ def write_part(
     quality: int = 90,
     overwrite: bool = False,
     expected: Mapping[str, int | None] | None = None,
-    jobs: int = 1,
+    jobs: int | None = 1,
+    engine: str = "processes",
 ) -> Index | None:
     """Writes the shards of one part; returns the index where that completes the data set, else None.
 
@@ -586,14 +596,15 @@ def write_part(
         quality: of the JPEGs that have to be made.
         overwrite: replace a data set that is there already.
         expected: samples per split by the card, kept in the index for ``vea shards check``; None where nobody said.
-        jobs: processes that write at the same time.
+        jobs: processes that write at the same time; None: one, or with Ray as many as it has room for.
+        engine: "processes" of this machine, or "ray": each shard is a task of it.
 
     Raises:
         VeaError: labels that contradict ``fields``, a key that occurs twice, no samples, ``out`` in use or taken.
         RunError: no space left, or a writing process was killed; complete shards are kept.
     """
     out, (number, parts) = Path(out).resolve(), part
-    if shard_size < 1 or not 1 <= quality <= 100 or (max_side is not None and max_side < 1) or jobs < 1:
+    if min(size for size in (shard_size, max_side, jobs, quality) if size is not None) < 1 or quality > 100:
         raise VeaError(
             f"shard size {shard_size}, max side {max_side}, quality {quality}, jobs {jobs}: sizes start at 1, "
             "quality is 1 to 100"
@@ -624,7 +635,7 @@ def write_part(
             if len(todo) < len(mine):
                 progress.say(f"{name}: {len(mine) - len(todo)} of {len(mine)} shards are there already")
             try:
-                for shard, record in _write_all(plan, todo, jobs):
+                for shard, record in _write_all(plan, todo, jobs, engine):
                     for line in record["skipped"]:
                         progress.say(f"skipped {line['key']}: {line['reason']}")
                     progress.advance(shard.stop - shard.start)
