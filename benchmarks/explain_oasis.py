@@ -85,7 +85,8 @@ def without_learning(config: ExplainConfig) -> dict[str, Scores]:
     names = [str(i) for i in range(len(emotions))]
     found = caption_scores(dict(zip(names, captions)), {n: known_captions[i][0] for n, i in zip(names, nearest)})
     right = sum(known_emotions[i] == emotion for i, emotion in zip(nearest, emotions)) / len(emotions)
-    return {"nearest": {**found, "emotion_accuracy": right}, "majority": {"emotion_accuracy": emotions.count(most) / len(emotions)}}
+    majority = emotions.count(most) / len(emotions)
+    return {"nearest": {**found, "emotion_accuracy": right}, "majority": {"emotion_accuracy": majority}}
 
 
 def spread(values: list[float]) -> str:

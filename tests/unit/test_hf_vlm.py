@@ -20,8 +20,8 @@ from vea.models.tokens import HubTokens, make_sentences
 from vea.tasks.explain import ExplainTask
 
 EMOTIONS = ["awe", "fear"]
-SPECIAL = ["<pad>", "<end>", "<image>", "<fake_token_around_image>", "<global-img>", "<|vision_start|>", "<|image_pad|>",
-           "<|vision_end|>", "<|video_pad|>", "<unk>", "<end_of_utterance>"]  # fmt: skip
+SPECIAL = ["<pad>", "<end>", "<image>", "<fake_token_around_image>", "<global-img>", "<|vision_start|>",
+           "<|image_pad|>", "<|vision_end|>", "<|video_pad|>", "<unk>", "<end_of_utterance>"]  # fmt: skip
 WORDS = [*f"{QUESTION} the emotion is because awe fear dark sky a dog".replace(",", " ,").replace("?", " ?").split()]
 SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
          "num_key_value_heads": 2, "max_position_embeddings": 256}  # fmt: skip
