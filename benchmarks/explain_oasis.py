@@ -1,17 +1,17 @@
 """Emotion and words of photographs (OASIS): a trained model against what it must beat, and what its parts bring.
 
-    python benchmarks/explain_oasis.py --encoder DINOV2_FILE --decoder SMOLLM2_FOLDER [--seeds 0 1 2]
+    python benchmarks/explain_oasis.py --encoder DINOV2_FILE --lexicon WARRINER_OR_NRC_FILE [--seeds 0 1 2]
+    python benchmarks/explain_oasis.py --encoder DINOV2_FILE --decoder SMOLLM2_FOLDER      # image tokens before SmolLM2
 
 Runs finetune/explain.py (configs/finetune/explain_oasis.yaml) and finetune/evaluate.py for each arm and seed, at one
 budget; validation chooses the step, the test split is scored once. What is complete is not repeated. The table:
 
-- ``model``, and ``shuffled``: the same model, its words written before another picture;
+- ``model``, a SEVLM from nothing or, with --decoder, a language model that reads image tokens; and ``shuffled``: the
+  same model, its words written before another picture;
 - ``text only``: the same model trained without any picture;
+- ``no VAD``, ``no contrast``: SEVLM without its VAD parts, without its contrastive head;
 - ``nearest``: emotion and caption of the training photograph nearest by the mean of the encoder's patches;
 - ``majority``: the emotion that training photographs have most often.
-
-``--ablation`` compares SEVLM's parts instead: all, without VAD, without the contrastive head, without both; those have
-a small decoder of their own, trained from nothing, and need no --decoder.
 """
 
 from __future__ import annotations
@@ -39,8 +39,7 @@ from vea.tasks.explain import ExplainTask
 
 SCORES = ("emotion_accuracy", "cider", "bleu_4", "rouge_l", "ea")
 NO_VAD, NO_CONTRAST = ["model.vad=false", "objective.vad=0"], ["objective.contrastive=0"]
-PARTS = {"all": [], "no VAD": NO_VAD, "no contrast": NO_CONTRAST, "neither": [*NO_VAD, *NO_CONTRAST]}
-MODELS = {"model": [], "text only": ["model.blind=true"]}
+ARMS = {"model": [], "text only": ["model.blind=true"], "no VAD": NO_VAD, "no contrast": NO_CONTRAST}
 Scores = dict[str, float]
 
 
@@ -103,9 +102,8 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="configs/finetune/explain_oasis.yaml")
     parser.add_argument("--encoder", required=True, type=Path, help="weight file of vit_small_patch14_dinov2")
-    parser.add_argument("--decoder", type=Path, help="folder of SmolLM2-135M; its .gguf is found")
-    parser.add_argument("--lexicon", type=Path, help="Warriner or NRC-VAD file, for --ablation")
-    parser.add_argument("--ablation", action="store_true", help="what SEVLM's parts bring")
+    parser.add_argument("--decoder", type=Path, help="folder of a causal language model; a .gguf in it is found")
+    parser.add_argument("--lexicon", type=Path, help="Warriner or NRC-VAD file, for SEVLM's VAD parts")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--threads", type=int, default=2, help="of every run")
     parser.add_argument("--out", type=Path, default=Path("runs/explain-oasis"))
@@ -113,21 +111,24 @@ def main(argv: list[str]) -> None:
     parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="for every run")
     given = parser.parse_intermixed_args(argv)
     common = [f"model.encoder.pretrained={given.encoder}", f"runtime.threads={given.threads}", "tracking.backend=none"]
-    if given.ablation:
-        if given.lexicon is None:
-            raise VeaError("--ablation needs --lexicon: without ratings of words the VAD parts have nothing to learn")
-        common += [f"model.lexicon={given.lexicon}"]
+    arms = dict(ARMS)
+    if given.decoder:
+        if not given.decoder.is_dir():
+            raise VeaError(
+                f"--decoder: no folder {given.decoder}; give one of a causal language model, such as SmolLM2"
+            )
+        common += ["model.kind=prefix", *NO_VAD, *NO_CONTRAST, f"model.decoder.path={given.decoder}"]
+        common += [f"model.decoder.gguf={file.name}" for file in sorted(given.decoder.glob("*.gguf"))[:1]]
+        arms = {name: ARMS[name] for name in ("model", "text only")}
+    elif given.lexicon is None:
+        raise VeaError("give --lexicon (without ratings of words the VAD parts have nothing to learn), or --decoder")
     else:
-        files = sorted(given.decoder.glob("*.gguf")) if given.decoder else []
-        if given.decoder is None or not given.decoder.is_dir():
-            raise VeaError("--decoder: give the folder of a causal language model, such as SmolLM2-135M")
-        common += [f"model.decoder.path={given.decoder}", *(f"model.decoder.gguf={file.name}" for file in files[:1])]
-    arms = PARTS if given.ablation else MODELS
+        common += [f"model.lexicon={given.lexicon}"]
     common += given.overrides
     config = load_config(given.config, common)  # a typo stops here, before any run
     assert isinstance(config, ExplainConfig)
 
-    results: dict[str, list[Scores]] = {} if given.ablation else {k: [v] for k, v in without_learning(config).items()}
+    results = {arm: [scores] for arm, scores in without_learning(config).items()}
     for seed in given.seeds:
         for arm, changed in arms.items():
             folder = given.out / f"{arm.replace(' ', '-')}-s{seed}"
