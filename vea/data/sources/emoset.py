@@ -99,8 +99,8 @@ class WeakEmoSet(EmoSet):
     """Photographs of other sets with attributes in EmoSet's words, found in their captions and measured; no emotion.
 
     ``emoset_taxonomy/{info.json,weak_annotations.jsonl}`` beside the raw folders of the sets. OASIS brings the ratings
-    of its ``oasis.csv``, ``valence`` and ``arousal``, in the emotion's place. Nothing found is no label; so is more than
-    one scene or action where EmoSet has one.
+    of its ``oasis.csv``, ``valence`` and ``arousal``, in the emotion's place. Nothing found is no label (of objects, as
+    everywhere in vea, the empty set); so is more than one scene or action where EmoSet has one.
     """
 
     def fields(self, root: Path) -> dict[str, LabelField]:
