@@ -1,7 +1,7 @@
 """What the attribute module brings: emotion with and without it, same budget, same seeds, several seeds.
 
     python benchmarks/attribute_module.py --seeds 0 1 2 --json attribute_module.json
-    python benchmarks/attribute_module.py --seeds 0 --set train.steps=8 train.warmup_steps=2 --out runs/quick   # a check
+    python benchmarks/attribute_module.py --seeds 0 --set train.steps=8 train.warmup_steps=2 --out runs/quick  # check
 
 The module gives what the heads of the attributes predict to the head of the emotion; without it each head sees the
 picture alone. Both arms of a seed start from the same encoder weights and see the same pictures. Validation chooses
