@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
+from torchmetrics.functional.classification import multilabel_average_precision
 
 from vea import runtime as vea_runtime
 from vea.config import DatasetRef, ExplainConfig, ExpressionConfig, load_config
@@ -82,6 +83,30 @@ def collect(
                 outputs = {name: (value + mirrored[name]) / 2 for name, value in outputs.items()}
         metrics.update(outputs, batch)
     return metrics
+
+
+def blind_score(metrics: ClassificationMetrics | MultilabelMetrics | ValueMetrics) -> dict[str, Any]:
+    """Returns a target's main metric and what it is without a look at the picture: ``{metric, chance, majority}``.
+
+    ``majority`` always names the scored split's own most frequent class (no training split can know a better one).
+    Of label sets both are the mean mAP of 20 shuffles of the predictions: that of few samples is above the prevalence.
+    """
+    if isinstance(metrics, ValueMetrics):
+        return {"metric": "ccc", "chance": 0.0, "majority": 0.0}
+    if isinstance(metrics, MultilabelMetrics):
+        (scores, targets), generator = metrics.gather(), torch.Generator().manual_seed(0)
+        scores, targets = scores[:, targets.any(0)], targets[:, targets.any(0)]  # the classes that occur, as in mAP
+        orders = [torch.randperm(len(scores), generator=generator) for _ in range(20)]
+        blind = sum(
+            float(multilabel_average_precision(scores[order], targets, num_labels=scores.shape[1])) for order in orders
+        ) / len(orders)
+        return {"metric": "mAP", "chance": blind, "majority": blind}
+    counts = metrics.confusion().sum(1)
+    return {
+        "metric": "accuracy",
+        "chance": 1 / len(counts),
+        "majority": float(counts.max() / counts.sum()),
+    }
 
 
 def summarise(metrics: ClassificationMetrics | MultilabelMetrics | ValueMetrics) -> dict[str, Any]:
@@ -172,6 +197,27 @@ def print_tables(target: str, result: dict[str, Any], *, title: str, console: Co
             "-" if recall is None else f"{recall:.3f}",
             "-" if bounds is None else f"{bounds[0]:.3f}-{bounds[1]:.3f}",
             *(str(count) for count in result["confusion"][index]),
+        )
+    console.print(table)
+
+
+def print_against_blind(
+    results: dict[str, Any], blind: dict[str, dict[str, Any]], *, title: str, console: Console
+) -> None:
+    """Prints one line per target: what the model reaches, and what chance and the most frequent class do."""
+    table = Table(title=f"{title}: against no look at the picture", title_justify="left")
+    for column in ("target", "samples", "metric", "chance", "majority", "model", "95 % interval"):
+        table.add_column(column, justify="left" if column in ("target", "metric") else "right")
+    for name, result in results.items():
+        metric = blind[name]["metric"]
+        bounds = result["intervals"].get(metric)
+        table.add_row(
+            name,
+            str(result["samples"]),
+            metric,
+            *(f"{blind[name][column]:.3f}" for column in ("chance", "majority")),
+            f"{result['metrics'][metric]:.3f}",
+            f"{bounds[0]:.3f} - {bounds[1]:.3f}" if bounds else "",
         )
     console.print(table)
 
@@ -272,6 +318,7 @@ def main(argv: list[str]) -> None:
             kind: [pass_over(refs, (kind, strength)).compute() for strength in STRENGTHS] for kind in CORRUPTIONS
         }
     results = {name: summarise(collector) for name, collector in metrics.by_target.items()}
+    blind = {name: blind_score(collector) for name, collector in metrics.by_target.items()}
     predictions = metrics.records()
 
     if runtime.is_main:
@@ -279,6 +326,7 @@ def main(argv: list[str]) -> None:
         title = f"{arguments.run.name}, {arguments.split} of {', '.join(ref.path for ref in refs)}"
         for target, result in results.items():
             print_tables(target, result, title=title, console=console)
+        print_against_blind(results, blind, title=title, console=console)
         if extra.get("calibration"):
             plot_reliability(
                 extra["calibration"], path=arguments.run / "pictures" / f"reliability_{arguments.split}.png"
@@ -303,6 +351,7 @@ def main(argv: list[str]) -> None:
             "synthetic": any(read_index(ref.path).synthetic for ref in refs),
             "weights": {"kind": arguments.weights, "step": state.get("step"), "best": state.get("best")},
             "targets": results,
+            "blind": blind,
             "predictions": predictions,
         }
         path = arguments.run / f"evaluation_{arguments.split}.json"

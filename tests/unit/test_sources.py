@@ -357,6 +357,31 @@ def test_emoset_layout(tmp_path, four, flat):
     assert read_all("emoset", tmp_path, "test")["fear_00002"].labels == {"emotion": "fear"}
 
 
+def test_weak_emoset_takes_what_is_sure_and_the_ratings_of_oasis(tmp_path):
+    row = {"dataset": "oasis", "image": "oasis/images/Dog 1.jpg", "split": "valid", "brightness": 0.4,
+           "colorfulness": 1.0, "scene": ["beach"], "object": ["Dog", "Ball"], "human_action": ["diving cliff", "yoga"],
+           "facial_expression": None}  # fmt: skip
+    other = row | {"dataset": "coco_mini", "image": "coco_mini/images/7.jpg", "split": "val", "scene": [], "object": [],
+                   "brightness": 0.0, "human_action": ["yoga"], "facial_expression": "sad"}  # fmt: skip
+    put(tmp_path / "emoset_taxonomy/info.json", json.dumps(info_json()))
+    put(tmp_path / "emoset_taxonomy/weak_annotations.jsonl", f"{json.dumps(row)}\n{json.dumps(other)}\n")
+    put(tmp_path / "oasis/oasis.csv", "file,valence_mean,arousal_mean\nDog 1.jpg,5.5,2.25\n")
+    for name in (row["image"], other["image"]):
+        put(tmp_path / name, picture(3))
+    source = make_source(find_card("emoset_weak", CARDS))
+    fields = source.fields(tmp_path)
+    assert len(fields["scene"].classes) == 254 and fields["object"].kind == "multilabel" and not source.warnings
+    assert "emotion" not in fields and not read_all("emoset_weak", tmp_path, "train")
+    found = read_all("emoset_weak", tmp_path, "val")
+    assert found["oasis-Dog 1"].labels == {
+        "valence": 5.5, "arousal": 2.25, "brightness": "0.4", "colorfulness": "1.0", "scene": "beach",
+        "object": ["Dog", "Ball"],
+    }  # fmt: skip
+    assert found["coco_mini-7"].labels == {
+        "brightness": "0.0", "colorfulness": "1.0", "human_action": "yoga", "facial_expression": "sad"
+    }  # fmt: skip
+
+
 def test_emoset_without_annotation_or_image(tmp_path):
     make_emoset(tmp_path)
     (tmp_path / "annotation/amusement/amusement_00000.json").unlink()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from vea.errors import VeaError, did_you_mean
@@ -41,14 +42,24 @@ class FaceCNN(nn.Module):
 
     The stem keeps the full resolution: at 48 pixels an eyelid is two pixels wide, and a stride there loses it. Each
     stage is one residual block that halves the side (48, 24, 12, 6, 3). 2.4 M parameters, 61 M multiply-adds. Built on
-    a CPU's terms: channels in multiples of 16, no depthwise convolutions, channels_last.
+    a CPU's terms: channels in multiples of 16, no depthwise convolutions, channels_last. ``pool="avgmax"`` is for whole
+    scenes: beside the mean over places it keeps each channel's largest value, in which a small object is not diluted.
     """
 
-    def __init__(self, *, in_chans: int = 1, widths: tuple[int, ...] = (16, 48, 80, 160, 384)):
+    def __init__(
+        self,
+        *,
+        in_chans: int = 1,
+        widths: tuple[int, ...] = (16, 48, 80, 160, 384),
+        pool: Literal["avg", "avgmax"] = "avg",
+    ):
         super().__init__()
+        if pool not in ("avg", "avgmax"):
+            raise VeaError(f"model.encoder.args: pool is avg or avgmax, not {pool!r}")
+        self.pool = pool
         self.stem = ConvNorm(in_chans, widths[0])
         self.stages = nn.Sequential(*(DownBlock(a, b) for a, b in pairwise(widths)))
-        self.num_features = widths[-1]
+        self.num_features = widths[-1] * (2 if pool == "avgmax" else 1)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -58,12 +69,14 @@ class FaceCNN(nn.Module):
         return {"stem": r"^stem", "blocks": r"^stages\.(\d+)"}
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Returns the last feature map (B, num_features, H', W')."""
+        """Returns the last feature map (B, widths[-1], H', W')."""
         return self.stages(self.stem(x))
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns pooled features (B, num_features)."""
-        return self.forward_features(x).mean((2, 3))
+        x = self.forward_features(x)
+        average = x.mean((2, 3))
+        return average if self.pool == "avg" else torch.cat([average, x.amax((2, 3))], dim=1)
 
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {"vea_face_cnn": FaceCNN}

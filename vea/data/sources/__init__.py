@@ -9,7 +9,7 @@ from vea.data.cards import Card
 from vea.data.sources.affectnet import AffectNet
 from vea.data.sources.base import Source
 from vea.data.sources.captions import Captions
-from vea.data.sources.emoset import EmoSet
+from vea.data.sources.emoset import EmoSet, WeakEmoSet
 from vea.data.sources.emotic import Emotic
 from vea.data.sources.explanations import Explanations
 from vea.data.sources.fer2013_csv import Fer2013Csv
@@ -26,6 +26,7 @@ LAYOUTS: dict[str, type[Source]] = {
     "affectnet": AffectNet,
     "captions": Captions,
     "emoset": EmoSet,
+    "emoset_weak": WeakEmoSet,
     "emotic": Emotic,
     "explanations": Explanations,
     "fer2013_csv": Fer2013Csv,

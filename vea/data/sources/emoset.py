@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vea.data.sample import LabelField, Sample
-from vea.data.sources.base import Source, image_sample, read_json, require_file
+from vea.data.sources.base import Source, image_sample, read_csv, read_json, read_jsonl, require_file
 from vea.errors import VeaError
 
 _TENTHS = ("brightness", "colorfulness")
@@ -50,7 +50,7 @@ class EmoSet(Source):
         fields = {}
         for name, field in self.card.label_fields.items():
             classes = classes_of(info, name)
-            if classes and classes != field.classes:
+            if classes and field.classes and classes != field.classes:
                 first = next(
                     (i for i, pair in enumerate(zip(classes, field.classes, strict=False)) if pair[0] != pair[1]),
                     min(len(classes), len(field.classes)),
@@ -93,3 +93,41 @@ class EmoSet(Source):
             else:
                 labels[name] = f"{float(value):.1f}" if name in _TENTHS else str(value)
         return image_sample(root / image, key=key, split=split, source=self.card.name, labels=labels)
+
+
+class WeakEmoSet(EmoSet):
+    """Photographs of other sets with attributes in EmoSet's words, found in their captions and measured; no emotion.
+
+    ``emoset_taxonomy/{info.json,weak_annotations.jsonl}`` beside the raw folders of the sets. OASIS brings the ratings
+    of its ``oasis.csv``, ``valence`` and ``arousal``, in the emotion's place. Nothing found is no label (of objects, as
+    everywhere in vea, the empty set); so is more than one scene or action where EmoSet has one.
+    """
+
+    def fields(self, root: Path) -> dict[str, LabelField]:
+        """Returns the card's fields with the class orders of ``info.json``."""
+        return super().fields(root / "emoset_taxonomy")
+
+    def records(self, root: Path, split: str) -> Iterable[tuple[str, Any]]:
+        """Returns (set and file stem, (annotation, row of oasis.csv))."""
+        path = require_file(root, "emoset_taxonomy/weak_annotations.jsonl", self.card)
+        rated = read_csv(require_file(root, "oasis/oasis.csv", self.card), ["file", "valence_mean", "arousal_mean"])
+        ratings = {f"oasis/images/{row['file']}": row for row in rated}
+        return [
+            (f"{row['dataset']}-{Path(row['image']).stem}", (row, ratings.get(row["image"], {})))
+            for row in read_jsonl(path)
+            if {"valid": "val"}.get(row["split"], row["split"]) == split
+        ]
+
+    def load(self, root: Path, split: str, key: str, record: Any) -> Sample:
+        """Returns one photograph with the attributes that were found."""
+        known, rating = record
+        labels: dict[str, Any] = {name: float(rating[f"{name}_mean"]) for name in ("valence", "arousal") if rating}
+        for name, field in self.card.label_fields.items():
+            value = known.get(name)
+            if name in _TENTHS:
+                labels[name] = f"{float(value):.1f}"
+            elif field.kind == "multilabel" and value:
+                labels[name] = value
+            elif isinstance(value, str) or (value and len(value) == 1):
+                labels[name] = value if isinstance(value, str) else value[0]
+        return image_sample(root / known["image"], key=key, split=split, source=known["dataset"], labels=labels)
