@@ -1,8 +1,9 @@
 """Does pretraining help? The same network, budget and data, from scratch and from a pretraining run, over seeds.
 
     python benchmarks/transfer.py --init runs/faces --seeds 0 1 2
+    python benchmarks/transfer.py --init runs/faces --config configs/finetune/emotion_oasis.yaml --target valence
 
-Runs finetune/expression.py and finetune/evaluate.py for each arm and seed; a run that is already complete is not
+Runs the config's recipe and finetune/evaluate.py for each arm and seed; a run that is already complete is not
 repeated, so an interrupted table goes on where it stopped. Validation chooses the step; the test split is scored once.
 """
 
@@ -22,7 +23,7 @@ from rich.table import Table
 from vea.config import load_config
 from vea.errors import RunError, VeaError, command
 
-METRICS = ("accuracy", "macro_f1")
+CLASSES, VALUES = ("accuracy", "macro_f1"), ("ccc", "rmse")
 
 
 def run(script: str, *arguments: str) -> None:
@@ -32,17 +33,17 @@ def run(script: str, *arguments: str) -> None:
         raise RunError(f"{' '.join(words[1:])} failed; its own message is above")
 
 
-def score(config: str, *, run_dir: Path, overrides: list[str], split: str, target: str) -> dict[str, Any]:
-    """Returns the test metrics of one fine-tuning run, training and scoring it first where that is not done yet."""
+def score(config: str, *, recipe: str, run_dir: Path, overrides: list[str], split: str) -> dict[str, Any]:
+    """Returns the test results by target of one run, training and scoring it first where that is not done yet."""
     path = run_dir / f"evaluation_{split}.json"
     if not path.is_file():
-        run("finetune/expression.py", config, f"name={run_dir.name}", f"out={run_dir}", *overrides)
+        run(f"finetune/{recipe}.py", config, f"name={run_dir.name}", f"out={run_dir}", *overrides)
         run("finetune/evaluate.py", str(run_dir), "--split", split)
-    return json.loads(path.read_text(encoding="utf-8"))["targets"][target]
+    return json.loads(path.read_text(encoding="utf-8"))["targets"]
 
 
 def spread(values: list[float]) -> str:
-    """Returns mean and sample standard deviation in percent."""
+    """Returns mean and sample standard deviation, times 100."""
     deviation = statistics.stdev(values) if len(values) > 1 else float("nan")
     return f"{100 * statistics.mean(values):.2f} ± {100 * deviation:.2f}"
 
@@ -55,36 +56,37 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--init", required=True, type=Path, help="pretraining run")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--split", default="test")
-    parser.add_argument("--target", default="expression")
+    parser.add_argument("--target", nargs="+", default=["expression"])
     parser.add_argument("--out", type=Path, default=Path("runs/transfer"))
     parser.add_argument("--json", type=Path)
     parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="for both arms")
     arguments = parser.parse_intermixed_args(argv)
     if not arguments.init.is_dir():
         raise VeaError(f"no pretraining run at {arguments.init}; make it with pretrain/train.py")
-    load_config(arguments.config, arguments.overrides)  # a typo stops here, before any run
+    recipe = load_config(arguments.config, arguments.overrides).recipe  # a typo stops here, before any run
 
     arms = {"scratch": [], "pretrained": [f"train.init_from={arguments.init}"]}
-    results: dict[str, dict[str, list[float]]] = {arm: {name: [] for name in METRICS} for arm in arms}
+    results: dict[str, dict[str, list[float]]] = {arm: {} for arm in arms}
     for seed in arguments.seeds:
         for arm, extra in arms.items():
             overrides = [f"seed={seed}", *extra, *arguments.overrides]
-            record = score(arguments.config, run_dir=arguments.out / f"{arm}-s{seed}", overrides=overrides,
-                           split=arguments.split, target=arguments.target)  # fmt: skip
-            for name in METRICS:
-                results[arm][name].append(record["metrics"][name])
+            record = score(arguments.config, recipe=recipe, run_dir=arguments.out / f"{arm}-s{seed}",
+                           overrides=overrides, split=arguments.split)  # fmt: skip
+            for target in arguments.target:
+                metrics = record[target]["metrics"]
+                for name in VALUES if "ccc" in metrics else CLASSES:
+                    results[arm].setdefault(f"{target} {name}", []).append(metrics[name])
 
-    differences = {
-        name: [b - a for a, b in zip(results["scratch"][name], results["pretrained"][name])] for name in METRICS
-    }
+    scratch, pretrained = results["scratch"], results["pretrained"]
+    differences = {name: [b - a for a, b in zip(scratch[name], pretrained[name])] for name in scratch}
     table = Table(
-        title=f"{arguments.config}, {arguments.split} split, seeds {arguments.seeds}: mean ± sd over seeds, percent"
+        title=f"{arguments.config}, {arguments.split} split, seeds {arguments.seeds}: mean ± sd over seeds, times 100"
     )
-    for column in ("", *METRICS):
+    for column in ("", *scratch):
         table.add_column(column)
     for arm in arms:
-        table.add_row(arm, *(spread(results[arm][name]) for name in METRICS))
-    table.add_row("difference (paired)", *(spread(differences[name]) for name in METRICS))
+        table.add_row(arm, *(spread(values) for values in results[arm].values()))
+    table.add_row("difference (paired)", *(spread(values) for values in differences.values()))
     Console().print(table)
     if arguments.json:
         record = {"config": arguments.config, "init": str(arguments.init), "seeds": arguments.seeds, "results": results,

@@ -2,6 +2,7 @@
 
     vea serve                      # the model that ships, on http://127.0.0.1:7860
     vea serve runs/faces --port 8080 --max-mb 10
+    vea serve --explain runs/explain-synthetic      # a tab more: which emotion and why, in words
 
 Pictures stay on this machine: the page loads nothing from elsewhere and sends nothing away. ``/health`` answers with
 the model and the version.
@@ -20,12 +21,15 @@ import numpy as np
 
 import vea
 from vea.errors import VeaError, command
+from vea.explain_cli import explain, load_explainer
 from vea.predict import Prediction, Predictor, crop_square, load, read_image
 from vea.predict_cli import annotated
+from vea.tasks.explain import ExplainTask
 
 GRID = 8  # patches a side that are covered in turn
 FACE_COLUMNS = ["face", "box", "expression", "probability"]
 BATCH_COLUMNS = ["file", "result", "probability", "faces", "note"]
+OWN_CHOICE = "the emotion it finds itself"
 
 
 def why(predictor: Predictor, image: np.ndarray, found: Prediction) -> np.ndarray:
@@ -95,7 +99,19 @@ def answer_many(predictor: Predictor, paths: list[str] | None) -> tuple[list[lis
     return rows, file.name
 
 
-def build(predictor: Predictor, *, queue: int, workers: int) -> Any:
+def answer_why(explainer: ExplainTask, path: str | None, emotion: str) -> str:
+    """Returns a sentence about one file, as Markdown; ``emotion`` is the one to explain, or ``OWN_CHOICE``."""
+    if not path:
+        return "Choose a picture."
+    asked = None if emotion == OWN_CHOICE else emotion
+    try:
+        ((named, words),) = explain(explainer, [read_image(path)], emotion=asked)
+    except VeaError as error:
+        return f"**{Path(path).name}**: {str(error).replace(str(Path(path).parent) + '/', '')}"
+    return f"**{named}** because {words}" if words else f"**{named}**"
+
+
+def build(predictor: Predictor, *, queue: int, workers: int, explainer: ExplainTask | None = None) -> Any:
     """Returns the page (``gradio.Blocks``); beyond ``queue`` waiting requests visitors are told to come back."""
     import gradio as gr
 
@@ -123,10 +139,20 @@ def build(predictor: Predictor, *, queue: int, workers: int) -> Any:
             saved = gr.File(label="The table as CSV", interactive=False)
             many: dict[str, Any] = {"inputs": several, "outputs": [table, saved], "concurrency_limit": 1}
             start.click(lambda paths: answer_many(predictor, paths), api_name="many", **many)
+        if explainer is not None:
+            with gr.Tab("In words"):
+                shown_picture = gr.File(label="Painting or photograph", type="filepath", elem_id="explained")
+                choice = gr.Dropdown([OWN_CHOICE, *explainer.emotions], value=OWN_CHOICE, label="Explain it as")
+                ask = gr.Button("Explain", variant="primary", elem_id="explain")
+                sentence = gr.Markdown(elem_id="sentence")
+                one: dict[str, Any] = {"inputs": [shown_picture, choice], "outputs": sentence, "concurrency_limit": 1}
+                ask.click(lambda path, name: answer_why(explainer, path, name), api_name="explain", **one)
     return blocks.queue(max_size=queue)
 
 
-def application(predictor: Predictor, *, max_mb: float, queue: int = 32, workers: int = 1) -> Any:
+def application(
+    predictor: Predictor, *, max_mb: float, queue: int = 32, workers: int = 1, explainer: ExplainTask | None = None
+) -> Any:
     """Returns the ASGI application: the page at ``/`` and ``/health``."""
     import gradio as gr
     from fastapi import FastAPI
@@ -139,9 +165,10 @@ def application(predictor: Predictor, *, max_mb: float, queue: int = 32, workers
 
     # no font from elsewhere
     theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+    page = build(predictor, queue=queue, workers=workers, explainer=explainer)
+    limit = int(max_mb * 2**20)
     return gr.mount_gradio_app(
-        app, build(predictor, queue=queue, workers=workers), path="/", max_file_size=int(max_mb * 2**20),
-        theme=theme, footer_links=[], ssr_mode=False,
+        app, page, path="/", max_file_size=limit, theme=theme, footer_links=[], ssr_mode=False
     )  # fmt: skip
 
 
@@ -151,6 +178,7 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="vea serve", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument("model", nargs="?", default="expression", help="a run, or the model that ships (expression)")
+    parser.add_argument("--explain", metavar="RUN", help="a run of finetune/explain.py: a tab that answers in words")
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in (127.0.0.1)")
     parser.add_argument("--port", type=int, default=7860)
     parser.add_argument("--max-mb", type=float, default=20, help="of an upload (20)")
@@ -165,6 +193,7 @@ def main(argv: list[str]) -> None:
         raise VeaError("the page needs the package gradio: pip install 'vea[serve]'") from None
     predictor = load(given.model, device=given.device)
     predictor.predict(np.zeros((64, 64, 3), np.uint8))  # a missing face detector shows now, not to the first visitor
-    app = application(predictor, max_mb=given.max_mb, queue=given.queue, workers=given.workers)
+    explainer = load_explainer(given.explain, device=given.device) if given.explain else None
+    app = application(predictor, max_mb=given.max_mb, queue=given.queue, workers=given.workers, explainer=explainer)
     print(f"{predictor.description}: http://{given.host}:{given.port} (Ctrl-C ends it)", flush=True)
     uvicorn.run(app, host=given.host, port=given.port, log_level="warning", timeout_graceful_shutdown=5)

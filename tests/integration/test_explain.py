@@ -64,3 +64,23 @@ def test_vea_explain_writes_a_sentence(run, tmp_path, capsys):
     assert "a.png: " in out.out and "skipped: " in out.err and "b.png" in out.err
     assert vea_main(["explain", str(tmp_path / "a.png"), "--model", str(run), "--emotion", "fera"]) == 2
     assert vea_main(["explain", str(tmp_path / "a.png"), "--model", str(tmp_path / "none")]) == 2
+
+
+def test_the_page_explains_a_picture(run, tmp_path):
+    pytest.importorskip("gradio", reason="needs the extra: pip install 'vea[serve]'")
+    from fastapi.testclient import TestClient
+
+    from vea.explain_cli import load_explainer
+    from vea.predict import load
+    from vea.serve import OWN_CHOICE, answer_why, application
+
+    explainer = load_explainer(run)
+    Image.open(io.BytesIO(synthetic.scene(5, size=64).image)).save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_text("no picture")
+    named = explainer.emotions[2]
+    assert answer_why(explainer, str(tmp_path / "a.png"), named).startswith(f"**{named}**")
+    assert answer_why(explainer, str(tmp_path / "a.png"), OWN_CHOICE).split("**")[1] in explainer.emotions
+    assert "not an image" in answer_why(explainer, str(tmp_path / "b.png"), OWN_CHOICE)
+    assert answer_why(explainer, None, OWN_CHOICE) == "Choose a picture."
+    with TestClient(application(load("expression"), max_mb=1, explainer=explainer)) as client:
+        assert "/explain" in client.get("/gradio_api/info").json()["named_endpoints"]
