@@ -7,7 +7,8 @@ Measured: the real task of pretrain/train.py (configs/pretrain/smoke.yaml with a
 engine, one thread a rank, on batches of the real loader that are read before the clock starts; the worlds are
 interleaved. ``strong`` keeps the global batch, ``weak`` the batch of a rank. ``communication`` is the share of a weak
 step that is gone when gradients stay on their ranks. Ranks beyond the number of cores share them: efficiency is
-therefore given per core as well. Predicted: docs/scaling.md has the formula.
+therefore given per core as well. One process also times a checkpoint and the loader. Predicted: docs/scaling.md has the
+formula; what a step computes is counted on the recipe itself, without weights (torch's meta device).
 """
 
 from __future__ import annotations
@@ -21,12 +22,16 @@ import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from vea import runtime as vea_runtime
 from vea.config import PretrainConfig, load_config
@@ -34,6 +39,7 @@ from vea.data.loaders import train_loader
 from vea.errors import RunError, VeaError, command
 from vea.models.teacher import load_teacher
 from vea.tasks.pretrain import PretrainTask
+from vea.training.checkpoint import save_checkpoint
 from vea.training.engine import to_device
 from vea.training.parallel import accumulating, parallel_model
 
@@ -41,9 +47,49 @@ CONFIG = "configs/pretrain/smoke.yaml"
 WIDER = ["model.encoder.args.embed_dim=192", "model.encoder.args.depth=6", "model.encoder.args.num_heads=3",
          "model.decoder.width=96", "data.workers=0", "runtime.device=cpu", "runtime.threads=1"]  # fmt: skip
 GLOBAL, PER_RANK, STEPS = 32, 16, 6
+RECIPES = ("configs/pretrain/emoset_vitb16.yaml", "configs/pretrain/emoset_vitl16.yaml")
 
 
 # -------------------------------------------------------------------------------------------------------------- measure
+
+
+def measured_config(data: str, batch_size: int) -> PretrainConfig:
+    """Returns the config of the measured step on the prepared set ``data``."""
+    changed = [*WIDER, f"data.train.0.path={data}", f"data.val.0.path={data}", f"data.global_batch_size={batch_size}"]
+    config = load_config(CONFIG, changed)
+    assert isinstance(config, PretrainConfig) and config.teacher is not None
+    return config
+
+
+def measure_terms(data: str, *, rounds: int) -> dict[str, float]:
+    """Returns and prints the size and seconds of a checkpoint, and the loader's images/s with one core (medians)."""
+    config = measured_config(data, GLOBAL)
+    torch.set_num_threads(1)
+    task = PretrainTask(config, teacher=load_teacher(config.teacher))  # type: ignore[arg-type]
+    optimizer = torch.optim.AdamW([p for p in task.parameters() if p.requires_grad], fused=True)
+    place = {"rank": 0, "world_size": 1, "num_patches": task.num_patches}
+    loader = train_loader(config, views="pretrain", start_step=0, micro_batch=GLOBAL, **place)
+    task(next(loader), step=0)["loss"].backward()
+    optimizer.step()
+    saving, loading = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        for step in range(rounds):
+            start = time.perf_counter()
+            written = save_checkpoint(Path(folder), step=step, weights={"model": task.state_to_save()}, state={},
+                                      optimizer=optimizer.state_dict(), keep_last=1, keep_every=None)  # fmt: skip
+            saving.append(time.perf_counter() - start)
+        size = sum(file.stat().st_size for file in written.iterdir())
+    for _ in range(rounds):
+        start = time.perf_counter()
+        for _ in itertools.islice(loader, 10):
+            pass
+        loading.append(10 * GLOBAL / (time.perf_counter() - start))
+    found = {"checkpoint_bytes": size, "checkpoint_s": statistics.median(saving),
+             "loader_images_per_s_core": statistics.median(loading)}  # fmt: skip
+    parameters = sum(p.numel() for p in task.parameters() if p.requires_grad)
+    print(f"checkpoint: {size / 2**20:.1f} MiB ({size / parameters:.1f} bytes a weight) in {found['checkpoint_s']:.2f} s "
+          f"with fsync; loader: {found['loader_images_per_s_core']:.0f} images/s a core")  # fmt: skip
+    return found
 
 
 def measure_rank(data: str) -> None:
@@ -51,12 +97,10 @@ def measure_rank(data: str) -> None:
     world = int(os.environ.get("WORLD_SIZE", "1"))
     result: dict[str, Any] = {}
     for kind, batch_size in (("strong", GLOBAL), ("weak", PER_RANK * world)):
-        changed = [*WIDER, f"data.train.0.path={data}", f"data.val.0.path={data}"]
-        config = load_config(CONFIG, [*changed, f"data.global_batch_size={batch_size}"])
-        assert isinstance(config, PretrainConfig) and config.teacher is not None
+        config = measured_config(data, batch_size)
         runtime = vea_runtime.start(config.runtime, precision=config.train.precision)
         torch.manual_seed(0)
-        task = PretrainTask(config, teacher=load_teacher(config.teacher))
+        task = PretrainTask(config, teacher=load_teacher(config.teacher))  # type: ignore[arg-type]
         optimizer = torch.optim.AdamW([p for p in task.parameters() if p.requires_grad], fused=True)
         model = parallel_model(task, runtime, compiled=False)
         place = {"rank": runtime.rank, "world_size": world, "num_patches": task.num_patches}
@@ -95,7 +139,11 @@ def launch(world: int, data: str) -> dict[str, Any]:
         )
         for rank in range(world)
     ]  # fmt: skip
-    told = [rank.communicate(timeout=600)[0] for rank in ranks]
+    try:
+        told = [rank.communicate(timeout=600)[0] for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()  # nothing where they have ended
     if any(rank.returncode for rank in ranks):
         raise RunError(f"a rank of {world} failed; its own message is above")
     line = next(line for line in told[0].splitlines() if line.startswith("RESULT "))
@@ -130,7 +178,7 @@ def measure(worlds: list[int], *, rounds: int, data: str) -> dict[str, Any]:
         print(f"{world:>5} {strong:13.1f} {line['strong_efficiency']:11.2f} {weak:11.1f} "
               f"{line['weak_efficiency']:11.2f} {line['weak_efficiency_per_core']:14.2f} "
               f"{line['communication']:14.2f}", flush=True)  # fmt: skip
-    return {"cores": cores, "gradient_bytes": bytes_, "worlds": table}
+    return {"cores": cores, "gradient_bytes": bytes_, "worlds": table, "terms": measure_terms(data, rounds=rounds)}
 
 
 # -------------------------------------------------------------------------------------------------------------- predict
@@ -142,6 +190,8 @@ class Machine:
 
     tflops: float = 989.0  # dense bf16 peak of an H100 SXM, NVIDIA's data sheet
     utilisation: float = 0.4  # of that peak; the goal of the project is 0.5
+    tf32_tflops: float = 494.0  # dense TF32 peak, the same sheet: the contrastive matrices are not in bf16
+    memory_tbytes: float = 3.35  # bandwidth of the GPU's memory, TB/s, the same sheet
     gpus_per_node: int = 8
     node_gbytes: float = 300.0  # all-reduce bandwidth inside a node, GB/s a GPU
     network_gbps: float = 400.0  # of a node's network, Gbit/s, shared by its GPUs
@@ -157,24 +207,40 @@ class Machine:
 
 @dataclass(frozen=True)
 class Model:
-    """What a step costs: weights that are trained, FLOPs of an image, and the width of what is gathered."""
+    """What a step costs: weights that are trained, FLOPs of an image, and the width D of the embeddings compared."""
 
     name: str
     parameters: float
     gflop_per_image: float
-    gathered: int  # floats of an image that every rank sees
+    width: int = 512
 
 
-def student(name: str, parameters: float, encoder: float, decoder: float) -> Model:
-    """Returns UniEmoX with a live CLIP ViT-B/16: teacher (image 22.5 and text 5.8 GFLOP) once, student three times.
+# The contrastive loss relates all B samples to all B texts, the whole matrix on every rank. Counted on
+# vea.losses.contrastive.contrastive_similarity, forward and backward (tests/unit/test_scaling.py counts again):
+MATRIX_PRODUCTS, MATRIX_PASSES = 3, 43  # products of B x B x D; reads and writes of a B x B matrix in fp32
+MATRICES_KEPT = 7.1  # at the peak of memory; measured as resident memory on the CPU at B = 6,144
+CLIP_GFLOP = 22.5 + 5.8  # image and text of a live CLIP ViT-B/16, once an image; counted, lower bounds
 
-    ``encoder`` and ``decoder`` are GFLOP of one view forward; both views pass the encoder, the scene the decoder.
-    """
-    return Model(name, parameters, 22.5 + 5.8 + 3 * (2 * encoder + decoder), 2 * 512)
+
+class _Width(nn.Module):
+    """Stands for a teacher where only the width of its embeddings is asked."""
+
+    embed_dim, description = Model.width, "none"
 
 
-# ViT-B: 8.7 of 18.8 GFLOP in the encoder (mask ratio .75, lower bounds); ViT-L: scaled by its encoder's weights, 303/86
-MODELS = (student("ViT-B/16", 112e6, 8.7, 10.1), student("ViT-L/16", 330e6, 8.7 * 303 / 86, 10.1))
+@cache
+def count(recipe: str) -> Model:
+    """Returns what one image costs in a pretraining recipe: the student's forward and backward and a live CLIP."""
+    config = load_config(recipe, [])
+    assert isinstance(config, PretrainConfig)
+    with torch.device("meta"):
+        task = PretrainTask(config, teacher=_Width())  # type: ignore[arg-type]
+        images = torch.zeros(2, 3, config.augment.image_size, config.augment.image_size)
+        with FlopCounterMode(display=False) as counter:
+            output = task.model(images, images, torch.zeros(2, 2, task.num_patches))
+            (output.reconstruction.mean() + output.gamma.mean()).backward()
+    parameters = sum(p.numel() for p in task.parameters() if p.requires_grad)
+    return Model(config.name, parameters, CLIP_GFLOP + counter.get_total_flops() / len(images) / 1e9)
 
 
 def all_reduce_seconds(bytes_: float, gpus: int, machine: Machine) -> float:
@@ -193,37 +259,43 @@ def predict(model: Model, gpus: int, *, batch: int, machine: Machine) -> dict[st
     loader = share * machine.loader_cpu_ms * 1e-3 / machine.cores_per_gpu
     reduce = all_reduce_seconds(4 * model.parameters, gpus, machine)
     exposed = max(reduce * (1 - machine.overlap), reduce - compute * 2 / 3)  # backward is two thirds of a step
-    gather = all_reduce_seconds(4 * batch * model.gathered, gpus, machine) / 2
-    save = 16 * model.parameters / (machine.checkpoint_gbytes * 1e9)  # weights, two moments, the average: fp32
-    step = max(compute, loader) + exposed + gather
+    # gamma, image, text and whether there is one are gathered (half an all-reduce); gamma's gradient is all-reduced
+    gather = all_reduce_seconds(4 * batch * (3 * model.width + 1), gpus, machine) / 2
+    gather += all_reduce_seconds(4 * batch * model.width, gpus, machine)
+    relations = MATRIX_PRODUCTS * 2 * batch**2 * model.width / (machine.tf32_tflops * 1e12 * machine.utilisation)
+    relations += MATRIX_PASSES * 4 * batch**2 / (machine.memory_tbytes * 1e12)
+    save = 12 * model.parameters / (machine.checkpoint_gbytes * 1e9)  # weights and two moments in fp32
+    step = max(compute + relations + exposed + gather, loader)  # workers go on while the GPU waits for others
     amortised = save / machine.checkpoint_every
-    alone = max(compute, loader) * gpus / batch  # seconds an image takes one GPU that has nobody to talk to
+    ideal = max(compute, loader)  # what this share of the batch takes a GPU that has nobody to talk to
     mtbf = machine.node_mtbf_hours * 3600 / max(1, math.ceil(gpus / machine.gpus_per_node))
-    period = machine.checkpoint_every * (step + amortised)
+    period = machine.checkpoint_every * step + save
     lost = (period / 2 + machine.restart_s) / mtbf
     return {
         "compute": compute, "loader": loader, "all_reduce": reduce, "exposed": exposed, "gather": gather,
-        "checkpoint": amortised, "images_per_s": batch / (step + amortised),
-        "efficiency": alone * batch / gpus / (step + amortised), "lost_to_failures": lost,
-        "best_checkpoint_every": math.sqrt(2 * save * mtbf) / step,  # Young 1974
+        "relations": relations, "relations_gb": MATRICES_KEPT * 4 * batch**2 / 1e9, "checkpoint": amortised,
+        "images_per_s": batch / (step + amortised), "efficiency": ideal / (step + amortised),
+        "lost_to_failures": lost, "best_checkpoint_every": math.sqrt(2 * save * mtbf) / step,  # Young 1974
     }  # fmt: skip
 
 
-def print_prediction(machine: Machine, *, per_gpu: int, batch: int | None) -> dict[str, Any]:
-    """Prints and returns the table of both models."""
+def print_prediction(
+    machine: Machine, *, recipes: list[str], per_gpu: int, batch: int | None
+) -> dict[str, dict[int, dict[str, float]]]:
+    """Prints and returns the table of each recipe."""
     print("assumed:", ", ".join(f"{name} {value:g}" for name, value in asdict(machine).items()))
-    result: dict[str, Any] = {}
-    for model in MODELS:
+    result: dict[str, dict[int, dict[str, float]]] = {}
+    for model in map(count, recipes):
         title = f"global batch {batch}" if batch else f"{per_gpu} images a GPU"
         print(f"\n{model.name}, {model.parameters / 1e6:.0f} M, {model.gflop_per_image:.0f} GFLOP an image, {title}")
         print(f"{'GPUs':>5} {'images/s':>10} {'efficiency':>11} {'compute ms':>11} {'loader ms':>10} "
-              f"{'exposed ms':>11} {'gather ms':>10} {'save ms':>8} {'lost %':>7}")  # fmt: skip
+              f"{'exposed ms':>11} {'gather ms':>10} {'relations ms':>13} {'GB':>6} {'save ms':>8} {'lost %':>7}")  # fmt: skip
         for gpus in (1, 8, 16, 32, 64, 128, 256, 512):
             found = predict(model, gpus, batch=batch or per_gpu * gpus, machine=machine)
             result.setdefault(model.name, {})[gpus] = found
             print(f"{gpus:>5} {found['images_per_s']:10.0f} {found['efficiency']:11.2f} {1e3 * found['compute']:11.1f} "
                   f"{1e3 * found['loader']:10.1f} {1e3 * found['exposed']:11.1f} {1e3 * found['gather']:10.1f} "
-                  f"{1e3 * found['checkpoint']:8.1f} {100 * found['lost_to_failures']:7.2f}")  # fmt: skip
+                  f"{1e3 * found['relations']:13.1f} {found['relations_gb']:6.1f} {1e3 * found['checkpoint']:8.1f} {100 * found['lost_to_failures']:7.2f}")  # fmt: skip
     return result
 
 
@@ -237,6 +309,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--rank-of", help=argparse.SUPPRESS)
     parser.add_argument("--predict", action="store_true")
+    parser.add_argument("--recipes", nargs="+", default=list(RECIPES), help="pretraining configs to count")
     parser.add_argument("--per-gpu", type=int, default=64, help="images a GPU (weak scaling)")
     parser.add_argument("--batch", type=int, help="instead: one global batch on any number of GPUs (strong scaling)")
     for name, value in asdict(Machine()).items():
@@ -246,7 +319,7 @@ def main(argv: list[str]) -> None:
         return measure_rank(given.rank_of)
     if given.predict:
         machine = Machine(**{name: getattr(given, name) for name in asdict(Machine())})
-        predicted = print_prediction(machine, per_gpu=given.per_gpu, batch=given.batch)
+        predicted = print_prediction(machine, recipes=given.recipes, per_gpu=given.per_gpu, batch=given.batch)
         record = {"assumed": asdict(machine), "predicted": predicted}
     else:
         if not Path(given.data, "index.json").is_file():
