@@ -346,7 +346,7 @@ class HfModelConfig(Section):
 
     path: str | None = Field(None, description="folder of SmolVLM, Qwen-VL or one like them; nothing is downloaded")
     rank: int = Field(8, ge=1)
-    alpha: float = Field(16.0, gt=0)
+    alpha: int = Field(16, gt=0)
     dropout: float = Field(0.05, ge=0, lt=1)
     target_modules: str = Field(
         r".*(text_model|language_model).*\.(q|k|v|o)_proj", description="regular expression of the layers to adapt"

@@ -221,7 +221,7 @@ class ExplainTask(Task):
 
             self.encoder: nn.Module = nn.Identity()
             self.lexicon = read_lexicon(None)
-            self.explainer: nn.Module = ChatExplainer(model.hf, tokens=self.tokens)
+            self.explainer: Any = ChatExplainer(model.hf, tokens=self.tokens)
         else:
             self._build(config, described=described is not None)
         mean, std = STATISTICS[3]
