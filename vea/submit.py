@@ -10,6 +10,7 @@ begun keeps the code that it began with. Paths of data and runs are those of the
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
@@ -76,9 +77,11 @@ def main(argv: list[str]) -> int:
     """Takes the copy and calls sbatch; returns its exit code."""
     from vea.training.engine import git_state
 
-    if not argv or argv[0] in ("-h", "--help"):
-        print(__doc__)
-        return 0
+    if argv and argv[0] in ("-h", "--help"):
+        argparse.ArgumentParser(
+            prog="vea submit", usage="vea submit [SBATCH OPTIONS] SCRIPT CONFIG [a.b=c ...]", description=__doc__,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        ).parse_args(argv)  # fmt: skip
     place = next((i for i, word in enumerate(argv) if word.endswith(".sbatch")), None)
     if place is None:
         raise VeaError("vea submit: name a batch script, e.g. vea submit slurm/pretrain.sbatch CONFIG [a.b=c ...]")
