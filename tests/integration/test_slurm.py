@@ -143,7 +143,7 @@ def test_preempted_by_a_higher_partition(cluster, data, calm, tmp_path, reposito
 
 
 def test_a_node_set_down_in_the_middle(cluster, data, calm, tmp_path, repository):
-    """The job's processes are killed without a word to them; SLURM requeues it and the last checkpoint carries on."""
+    """SLURM ends the job's processes on both nodes and requeues it; the newest checkpoint carries on."""
     run = tmp_path / "downed"
     job = submit(run, data, env=cluster, repository=repository)
     wait(lambda: len(records(run)) >= 70, what="checkpoints and some steps after the last")
