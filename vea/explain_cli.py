@@ -35,8 +35,10 @@ def load_explainer(run: str | Path, *, device: str = "cpu", prefer: str = "best"
         raise VeaError(f"{run} is no model that explains (its recipe is {state.get('recipe')!r}); give a run of "
                        "finetune/explain.py")  # fmt: skip
     task = ExplainTask(ExplainConfig.model_validate(state["config"]), fields={}, described=state["task"])
-    # a model of the kind hf has only its adapters in the file; everything that learned must be there
-    task.load_state_dict({**task.state_dict(), **weights} if task.config.model.kind == "hf" else weights)
+    # a model of the kind hf has only its adapters in the file
+    if missing := task.state_to_save().keys() - weights.keys():
+        raise VeaError(f"{run}: {len(missing)} of the weights that learned are not in the file; export the run anew")
+    task.load_state_dict(weights, strict=task.config.model.kind != "hf")
     return task.to(torch.device(device)).eval()
 
 
