@@ -13,18 +13,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
-import subprocess
 import sys
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from recipes import evaluated, run, summary
 from rich.console import Console
 from rich.table import Table
 
 from vea.config import load_config
-from vea.errors import RunError, VeaError, command
+from vea.errors import VeaError, command
 
 NO_FUSION, NO_TEACHER = "model.fusion=none", ["objective.similarity=0", "objective.contrastive=0"]
 ARMS: dict[str, list[str]] = {
@@ -39,13 +38,6 @@ ARMS: dict[str, list[str]] = {
     "full, focal InfoNCE": ["objective.infonce=0.5", "objective.focal=0.5"],
 }
 COLUMNS = ("face linear", "face knn", "face linear 10%", "valence", "arousal", "face fine-tuned")
-
-
-def run(script: str, *arguments: str) -> None:
-    """Runs a recipe of the repository; its failure is ours."""
-    words = [sys.executable, script, *arguments]
-    if subprocess.run(words).returncode:
-        raise RunError(f"{' '.join(words[1:])} failed; its own message is above, what is complete is kept")
 
 
 def probed(encoder: Path, out: Path, *, data: str, targets: list[str], row: str,
@@ -79,27 +71,17 @@ def measure(arm: str, seed: int, given: argparse.Namespace) -> dict[str, float]:
         run("pretrain/train.py", given.config, *common, *budget, *ARMS[arm], *given.overrides)
     values = probe_columns(folder, folder, given)
     tuned = folder / "tuned"
-    if not (tuned / "evaluation_test.json").is_file():
-        encoder = load_config(given.config).model.encoder
-        size = load_config(given.config).augment.image_size
-        form = [f"model.encoder.name={encoder.name}", f"model.encoder.args={json.dumps(encoder.args)}"]
-        steps = [f"train.steps={given.tune_steps}", f"train.warmup_steps={given.tune_steps // 10}",
-                 f"train.eval_every={max(1, given.tune_steps // 2)}", f"augment.image_size={size}"]  # fmt: skip
-        data = [
-            f"data.train.0.path={given.faces}",
-            f"data.val.0.path={given.faces}",
-            f"runtime.threads={given.threads}",
-        ]
-        run("finetune/expression.py", given.tune_config, f"out={tuned}", "name=ablation-tuned", f"seed={seed}",
-            f"train.init_from={folder}", *form, *steps, *data)  # fmt: skip
-        run("finetune/evaluate.py", str(tuned), "--split", "test")
-    record = json.loads((tuned / "evaluation_test.json").read_text(encoding="utf-8"))
+    encoder = load_config(given.config).model.encoder
+    size = load_config(given.config).augment.image_size
+    form = [f"model.encoder.name={encoder.name}", f"model.encoder.args={json.dumps(encoder.args)}"]
+    steps = [f"train.steps={given.tune_steps}", f"train.warmup_steps={given.tune_steps // 10}",
+             f"train.eval_every={max(1, given.tune_steps // 2)}", f"augment.image_size={size}"]  # fmt: skip
+    data = [f"data.train.0.path={given.faces}", f"data.val.0.path={given.faces}", f"runtime.threads={given.threads}"]
+    record = evaluated(
+        tuned, "finetune/expression.py", given.tune_config, "name=ablation-tuned", f"seed={seed}",
+        f"train.init_from={folder}", *form, *steps, *data,
+    )  # fmt: skip
     return values | {"face fine-tuned": record["targets"]["expression"]["metrics"]["accuracy"]}
-
-
-def summary(values: list[float]) -> tuple[float, float]:
-    """Returns mean and sample standard deviation (0 for one value)."""
-    return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
 
 
 def differences(results: dict[str, list[dict[str, float]]]) -> list[str]:

@@ -12,41 +12,25 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
-import subprocess
 import sys
 from pathlib import Path
 
+from recipes import evaluated, summary
 from rich.console import Console
 from rich.table import Table
 
 from vea.config import AttributesConfig, load_config
-from vea.errors import RunError, command
+from vea.errors import command
 
 ARMS = {"without": "false", "with": "true"}
 
 
-def run(script: str, *arguments: str) -> None:
-    """Runs a recipe of the repository; its failure is ours."""
-    words = [sys.executable, script, *arguments]
-    if subprocess.run(words).returncode:
-        raise RunError(f"{' '.join(words[1:])} failed; its own message is above, what is complete is kept")
-
-
 def measure(arm: str, seed: int, given: argparse.Namespace) -> dict[str, float]:
     """Returns {target: main metric on the test split} of one run, trained and scored unless that is done."""
-    folder = given.out / f"{arm}-s{seed}"
-    if not (folder / "evaluation_test.json").is_file():
-        run("finetune/attributes.py", given.config, *given.overrides, f"out={folder}", f"name=module-{arm}",
-            f"seed={seed}", f"model.attribute_module={ARMS[arm]}")  # fmt: skip
-        run("finetune/evaluate.py", str(folder), "--split", "test")
-    record = json.loads((folder / "evaluation_test.json").read_text(encoding="utf-8"))
+    words = [given.config, *given.overrides, f"name=module-{arm}", f"seed={seed}"]
+    words += [f"model.attribute_module={ARMS[arm]}"]
+    record = evaluated(given.out / f"{arm}-s{seed}", "finetune/attributes.py", *words)
     return {name: result["metrics"][record["blind"][name]["metric"]] for name, result in record["targets"].items()}
-
-
-def summary(values: list[float]) -> tuple[float, float]:
-    """Returns mean and sample standard deviation (0 for one value)."""
-    return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
 
 
 @command

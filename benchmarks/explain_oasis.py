@@ -19,12 +19,12 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
 
 import torch
+from recipes import evaluated
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -33,7 +33,7 @@ from torch.nn.functional import normalize
 from vea.caption_metrics import caption_scores
 from vea.config import DatasetRef, ExplainConfig, load_config
 from vea.data.loaders import eval_loader
-from vea.errors import RunError, VeaError, command
+from vea.errors import VeaError, command
 from vea.recipe import label_fields
 from vea.tasks.explain import ExplainTask
 
@@ -41,22 +41,6 @@ SCORES = ("emotion_accuracy", "cider", "bleu_4", "rouge_l", "ea")
 NO_VAD, NO_CONTRAST = ["model.vad=false", "objective.vad=0"], ["objective.contrastive=0"]
 ARMS = {"model": [], "text only": ["model.blind=true"], "no VAD": NO_VAD, "no contrast": NO_CONTRAST}
 Scores = dict[str, float]
-
-
-def run(script: str, *arguments: str) -> None:
-    """Runs a recipe of the repository; its failure is ours."""
-    words = [sys.executable, script, *arguments]
-    if subprocess.run(words).returncode:
-        raise RunError(f"{' '.join(words[1:])} failed; its own message is above")
-
-
-def score(config: str, *, folder: Path, overrides: list[str]) -> Scores:
-    """Returns the test scores of one run, training and scoring it first where that is not done yet."""
-    path = folder / "evaluation_test.json"
-    if not path.is_file():
-        run("finetune/explain.py", config, f"out={folder}", f"name={folder.name}", *overrides)
-        run("finetune/evaluate.py", str(folder), "--split", "test")
-    return json.loads(path.read_text(encoding="utf-8"))["metrics"]
 
 
 def photographs(task: ExplainTask, split: str) -> tuple[Tensor, list[str], list[list[str]]]:
@@ -117,7 +101,9 @@ def main(argv: list[str]) -> None:
             raise VeaError(
                 f"--decoder: no folder {given.decoder}; give one of a causal language model, such as SmolLM2"
             )
-        common += ["model.kind=prefix", *NO_VAD, *NO_CONTRAST, f"model.decoder.path={given.decoder}"]
+        # what learned to write already is moved gently, by fewer image tokens
+        common += ["model.kind=prefix", *NO_VAD, *NO_CONTRAST, "model.image_tokens=9", "train.base_lr=3.2e-3"]
+        common += [f"model.decoder.path={given.decoder}"]
         common += [f"model.decoder.gguf={file.name}" for file in sorted(given.decoder.glob("*.gguf"))[:1]]
         arms = {name: ARMS[name] for name in ("model", "text only")}
     elif given.lexicon is None:
@@ -132,7 +118,8 @@ def main(argv: list[str]) -> None:
     for seed in given.seeds:
         for arm, changed in arms.items():
             folder = given.out / f"{arm.replace(' ', '-')}-s{seed}"
-            scores = score(given.config, folder=folder, overrides=[f"seed={seed}", *common, *changed])
+            words = [given.config, f"name={folder.name}", f"seed={seed}", *common, *changed]
+            scores = evaluated(folder, "finetune/explain.py", *words)["metrics"]
             results.setdefault(arm, []).append(scores)
             if arm == "model":
                 swapped = {name: scores[f"swapped/{name}"] for name in SCORES if f"swapped/{name}" in scores}

@@ -12,34 +12,17 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
+from recipes import evaluated
 from rich.console import Console
 from rich.table import Table
 
 from vea.config import load_config
-from vea.errors import RunError, VeaError, command
+from vea.errors import VeaError, command
 
 CLASSES, VALUES = ("accuracy", "macro_f1"), ("ccc", "rmse")
-
-
-def run(script: str, *arguments: str) -> None:
-    """Runs a recipe of the repository; its failure is ours."""
-    words = [sys.executable, script, *arguments]
-    if subprocess.run(words).returncode:
-        raise RunError(f"{' '.join(words[1:])} failed; its own message is above")
-
-
-def score(config: str, *, recipe: str, run_dir: Path, overrides: list[str], split: str) -> dict[str, Any]:
-    """Returns the test results by target of one run, training and scoring it first where that is not done yet."""
-    path = run_dir / f"evaluation_{split}.json"
-    if not path.is_file():
-        run(f"finetune/{recipe}.py", config, f"name={run_dir.name}", f"out={run_dir}", *overrides)
-        run("finetune/evaluate.py", str(run_dir), "--split", split)
-    return json.loads(path.read_text(encoding="utf-8"))["targets"]
 
 
 def spread(values: list[float]) -> str:
@@ -70,8 +53,11 @@ def main(argv: list[str]) -> None:
     for seed in arguments.seeds:
         for arm, extra in arms.items():
             overrides = [f"seed={seed}", *extra, *arguments.overrides]
-            record = score(arguments.config, recipe=recipe, run_dir=arguments.out / f"{arm}-s{seed}",
-                           overrides=overrides, split=arguments.split)  # fmt: skip
+            folder = arguments.out / f"{arm}-s{seed}"
+            record = evaluated(
+                folder, f"finetune/{recipe}.py", arguments.config, f"name={folder.name}", *overrides,
+                split=arguments.split,
+            )["targets"]  # fmt: skip
             for target in arguments.target:
                 metrics = record[target]["metrics"]
                 for name in VALUES if "ccc" in metrics else CLASSES:

@@ -37,7 +37,7 @@ def load_explainer(run: str | Path, *, device: str = "cpu", prefer: str = "best"
     task = ExplainTask(ExplainConfig.model_validate(state["config"]), fields={}, described=state["task"])
     # a model of the kind hf has only its adapters in the file
     if missing := task.state_to_save().keys() - weights.keys():
-        raise VeaError(f"{run}: {len(missing)} of the weights that learned are not in the file; export the run anew")
+        raise VeaError(f"{run}: its file lacks {len(missing)} weights that this model needs; give another checkpoint")
     task.load_state_dict(weights, strict=task.config.model.kind != "hf")
     return task.to(torch.device(device)).eval()
 

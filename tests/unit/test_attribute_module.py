@@ -30,7 +30,7 @@ def test_the_difference_is_paired_by_seed_and_done_runs_are_read(benchmark, tmp_
     for seed, (without, with_module) in enumerate([(0.30, 0.34), (0.40, 0.42)]):
         put_record(tmp_path / f"without-s{seed}", accuracy=without)
         put_record(tmp_path / f"with-s{seed}", accuracy=with_module)
-    monkeypatch.setattr(benchmark, "run", lambda *words: pytest.fail(f"{words} was run again"))
+    monkeypatch.setattr("recipes.run", lambda *words: pytest.fail(f"{words} was run again"))
     said = tmp_path / "module.json"
     assert not benchmark.main(["--seeds", "0", "1", "--out", str(tmp_path), "--json", str(said)])
     record = json.loads(said.read_text())
@@ -47,7 +47,7 @@ def test_the_arms_differ_in_the_module_alone_and_a_failed_run_stops(benchmark, t
         words.append(command)
         return type("Done", (), {"returncode": 1})
 
-    monkeypatch.setattr(benchmark.subprocess, "run", failing)
+    monkeypatch.setattr("recipes.subprocess.run", failing)
     given = type("Given", (), {"out": tmp_path, "config": "c.yaml", "overrides": ["train.steps=8"]})
     for arm in benchmark.ARMS:
         with pytest.raises(RunError, match=r"attributes\.py .*failed"):

@@ -84,9 +84,9 @@ def tokens(folder):
     return HubTokens(str(folder))
 
 
-def build(folder, tokens, **settings):
+def build(folder, **settings):
     torch.manual_seed(1)
-    return ChatExplainer(HfModelConfig(path=str(folder), dropout=0.0, **settings), tokens=tokens).eval()
+    return ChatExplainer(HfModelConfig(path=str(folder), dropout=0.0, **settings)).eval()
 
 
 def pictures(count, seed=0):
@@ -94,7 +94,7 @@ def pictures(count, seed=0):
 
 
 def test_the_loss_is_of_the_answer_and_no_image_token_is_cut(folder, tokens):
-    model = build(folder, tokens)
+    model = build(folder)
     long = make_sentences([("fear", "a dark sky " * 400)], tokens, max_tokens=20)
     assert long.ids.shape[1] == 20
     inputs, length = model.inputs(pictures(1), long.ids[:, 1:])
@@ -116,7 +116,7 @@ def test_the_loss_is_of_the_answer_and_no_image_token_is_cut(folder, tokens):
 
 
 def test_pictures_matter_and_batches_do_not(folder, tokens):
-    model = build(folder, tokens)
+    model = build(folder)
     for parameter in model.parameters():
         if parameter.ndim > 1:
             parameter.data.mul_(4)  # random weights of the usual size say the same of every picture
@@ -167,14 +167,14 @@ def test_only_adapters_learn_and_are_saved(folder, tokens):
         assert torch.equal(task.predict(batch)["written"], again.predict(batch)["written"])
 
 
-def test_what_does_not_serve_is_one_sentence(folder, tokens, tmp_path):
+def test_what_does_not_serve_is_one_sentence(folder, tmp_path):
     with pytest.raises(VeaError, match=r"model.hf.path: no folder"):
         HubTokens(str(tmp_path / "none"), setting="model.hf.path")
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(VeaError, match=r"model.hf.path: .* cannot be used"):
-        ChatExplainer(HfModelConfig(path=str(tmp_path)), tokens=tokens)
+        ChatExplainer(HfModelConfig(path=str(tmp_path)))
     with pytest.raises(VeaError, match=r"model.hf.target_modules"):
-        build(folder, tokens, target_modules=".*nothing.*")
+        build(folder, target_modules=".*nothing.*")
     with pytest.raises(ValueError, match=r"hf.path"):
         ExplainModelConfig(kind="hf")
     with pytest.raises(ValueError, match="own image encoder"):

@@ -9,10 +9,11 @@ pytest.importorskip("transformers")
 
 from vea.config import ExplainModelConfig, GenerateConfig
 from vea.errors import VeaError
+from vea.models.patches import KeptFeatures, pool_patches
 from vea.models.tokens import HubTokens, WordTokens, make_sentences
 from vea.models.vad import VadEncoder, built_in, lemmas, look_up, read_lexicon, vad_table
 from vea.models.vlm import Explainer
-from vea.tasks.explain import KeptFeatures, dominant_emotion, pairs_of, pool_patches
+from vea.tasks.explain import dominant_emotion, pairs_of
 from vea.text_emotion import TextEmotionClassifier
 
 EMOTIONS = ["awe", "fear", "something else"]

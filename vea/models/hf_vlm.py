@@ -7,7 +7,6 @@ the other kinds. Only LoRA weights learn and are saved; the base stays a local f
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,11 +17,11 @@ from vea.errors import VeaError
 from vea.models.tokens import PROMPT, Sentences, Tokens
 
 try:  # this module is imported only where an explanation model is built
-    from transformers import AutoModelForImageTextToText, AutoProcessor, LogitsProcessorList
+    from transformers import AutoModelForImageTextToText, AutoProcessor
 except ImportError:
     raise VeaError("explanations need the package transformers: pip install 'vea[vlm]'") from None
 
-from vea.models.vlm import EmotionFirst, generate_options
+from vea.models.vlm import generate_options
 
 QUESTION = "Which emotion does this picture evoke, and why?"
 
@@ -33,8 +32,6 @@ def read_base(path: str) -> tuple[Any, Any]:
     Raises:
         VeaError: the folder holds no image-text model of transformers.
     """
-    if not Path(path).is_dir():
-        raise VeaError(f"model.hf.path: no folder {path}; give a local folder of SmolVLM, Qwen-VL or one like them")
     try:
         processor = AutoProcessor.from_pretrained(path, local_files_only=True)
         model = AutoModelForImageTextToText.from_pretrained(path, local_files_only=True, dtype=torch.float32)
@@ -50,22 +47,18 @@ class ChatExplainer(nn.Module):
 
     Args:
         config: the ``model.hf`` section.
-        tokens: of the model's tokenizer.
 
     Raises:
         VeaError: peft is missing, the folder does not serve, or no layer has the name of ``target_modules``.
     """
 
-    kind = "hf"
-
-    def __init__(self, config: HfModelConfig, *, tokens: Tokens) -> None:
+    def __init__(self, config: HfModelConfig) -> None:
         super().__init__()
         try:
             from peft import LoraConfig, get_peft_model
         except ImportError:
             raise VeaError("model.kind=hf needs the package peft: pip install 'vea[vlm]'") from None
         base, self.processor = read_base(config.path or "")
-        self.end = tokens.end
         tokenizer = self.processor.tokenizer
         tokenizer.padding_side = "left"  # the answer follows the prompt without a gap
         if tokenizer.pad_token_id is None:
@@ -80,11 +73,6 @@ class ChatExplainer(nn.Module):
         except ValueError as error:
             raise VeaError(f"model.hf.target_modules: {str(error).splitlines()[0]}") from None
         self.prompt = self._prompt()
-
-    @property
-    def token_vad(self) -> Tensor:
-        """No ratings: this kind has no VAD parts."""
-        raise VeaError("model.kind=hf has no VAD parts; set objective.vad=0")
 
     def _prompt(self) -> str:
         if getattr(self.processor, "chat_template", None):
@@ -135,12 +123,7 @@ class ChatExplainer(nn.Module):
         begun = torch.tensor([*tokens.encode(PROMPT), *given], dtype=torch.long, device=memory.device)
         inputs, _ = self.inputs(memory, begun.expand(len(memory), -1))
         start = inputs["input_ids"].shape[1]
-        options = generate_options(settings, count=count) | {
-            "pad_token_id": self.end, "eos_token_id": self.end, "use_cache": use_cache,
-        }  # fmt: skip
-        if settings.constrain and not emotion:
-            choices = [(*tokens.encode(name), tokens.because) for name in emotions]
-            options["logits_processor"] = LogitsProcessorList([EmotionFirst(choices, start=start)])
-        written = self.model.generate(**inputs, **options)
+        options = generate_options(settings, tokens, emotions=[] if emotion else emotions, start=start, count=count)
+        written = self.model.generate(**inputs, **options, use_cache=use_cache)
         head = torch.tensor(given, dtype=torch.long, device=memory.device).expand(len(written), -1)
         return torch.cat([head, written[:, start:]], dim=1)

@@ -181,7 +181,7 @@ class Explainer(nn.Module):
         weights: bool = True,
     ) -> None:
         super().__init__()
-        self.kind, self.end = config.kind, tokens.end
+        self.kind = config.kind
         self.decoder = build_decoder(config, tokens, token_vad, weights=weights)
         # (V, 3); FusedGPT2 holds its own, and a name here would store it twice
         self.register_buffer("prefix_vad", token_vad if self.kind == "prefix" else None)
@@ -252,13 +252,9 @@ class Explainer(nn.Module):
         given = [*tokens.encode(emotion), tokens.because] if emotion else []
         prompt = torch.tensor([tokens.end, *tokens.encode(PROMPT), *given], device=memory.device)
         prompt = prompt.expand(len(memory), -1)
-        options = generate_options(settings, count=count) | {
-            "pad_token_id": self.end, "eos_token_id": self.end, "bos_token_id": self.end, "use_cache": use_cache,
-        }  # fmt: skip
         start = prompt.shape[1] if self.kind == "sevlm" else 0
-        if settings.constrain and not emotion:
-            choices = [(*tokens.encode(name), tokens.because) for name in emotions]
-            options["logits_processor"] = LogitsProcessorList([EmotionFirst(choices, start=start)])
+        options = generate_options(settings, tokens, emotions=[] if emotion else emotions, start=start, count=count)
+        options["use_cache"] = use_cache
         if self.kind == "sevlm":
             written = self.decoder.generate(
                 prompt, attention_mask=torch.ones_like(prompt), encoder_hidden_states=memory, **options
@@ -272,9 +268,25 @@ class Explainer(nn.Module):
         return torch.cat([head, written[:, start:]], dim=1)
 
 
-def generate_options(settings: GenerateConfig, *, count: int) -> dict[str, Any]:
-    """Returns the arguments of ``generate`` for a method."""
-    options: dict[str, Any] = {"max_new_tokens": settings.max_new_tokens, "num_return_sequences": count}
+def generate_options(
+    settings: GenerateConfig, tokens: Tokens, *, emotions: list[str], start: int, count: int
+) -> dict[str, Any]:
+    """Returns the arguments of ``generate`` for a method.
+
+    Args:
+        settings: method and lengths.
+        tokens: of the decoder.
+        emotions: class names, one of which starts the answer where ``settings.constrain``; none: it is given.
+        start: where the answer starts in the ids that ``generate`` holds.
+        count: sentences per image.
+    """
+    options: dict[str, Any] = {
+        "max_new_tokens": settings.max_new_tokens, "num_return_sequences": count,
+        "pad_token_id": tokens.end, "eos_token_id": tokens.end, "bos_token_id": tokens.end,
+    }  # fmt: skip
+    if settings.constrain and emotions:
+        choices = [(*tokens.encode(name), tokens.because) for name in emotions]
+        options["logits_processor"] = LogitsProcessorList([EmotionFirst(choices, start=start)])
     if settings.method == "nucleus":
         return options | {
             "do_sample": True, "top_p": settings.top_p, "top_k": 0, "temperature": settings.temperature,

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-import os
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
@@ -20,9 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image, ImageDraw
-from safetensors.torch import load_file, save_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -34,6 +30,7 @@ from vea.data.sample import LabelField
 from vea.errors import VeaError, did_you_mean
 from vea.labels import check_same_classes
 from vea.losses.language import answer_costs, answer_loss, explanation_contrast, span_mean, vad_loss
+from vea.models.patches import KeptFeatures, pool_patches
 from vea.models.tokens import BECAUSE, HubTokens, Sentences, Tokens, WordTokens, make_sentences
 from vea.models.vad import look_up, read_lexicon, vad_table
 from vea.tasks.base import Batch, Task
@@ -150,49 +147,6 @@ def draw(candidates: Sequence[Sequence[Pair]], *, paired: bool) -> Drawn:
     return drawn
 
 
-def pool_patches(features: Tensor, count: int | None) -> Tensor:
-    """Returns (B, count, F) of (B, N, F): neighbours averaged, in two dimensions where both numbers are squares."""
-    batch, given, width = features.shape
-    if count is None or count >= given:
-        return features
-    old, new = math.isqrt(given), math.isqrt(count)
-    if old * old == given and new * new == count:
-        grid = features.transpose(1, 2).reshape(batch, width, old, old)
-        return F.adaptive_avg_pool2d(grid, new).flatten(2).transpose(1, 2)
-    return F.adaptive_avg_pool1d(features.transpose(1, 2), count).transpose(1, 2)
-
-
-class KeptFeatures:
-    """Features by key, in memory and, with a folder, in one small file each, which runs side by side may share."""
-
-    def __init__(self, folder: Path | None) -> None:
-        self.folder = folder
-        self._rows: dict[str, Tensor] = {}
-        if folder:
-            folder.mkdir(parents=True, exist_ok=True)
-
-    def get(self, keys: Sequence[str], make: Callable[[list[int]], Tensor]) -> Tensor:
-        """Returns (B, N, F); ``make`` computes the rows of the places that nobody has computed yet."""
-        missing = [i for i, key in enumerate(keys) if not self._known(key)]
-        if missing:
-            for i, row in zip(missing, make(missing)):
-                self._rows[keys[i]] = row.half()
-                if self.folder:  # whole or not at all, for a run beside this one may be reading
-                    part = self._path(keys[i]).with_suffix(f".{os.getpid()}")
-                    save_file({"features": self._rows[keys[i]].contiguous()}, part)
-                    part.replace(self._path(keys[i]))
-        return torch.stack([self._rows[key].float() for key in keys])  # autocast on a CPU knows no half
-
-    def _path(self, key: str) -> Path:
-        assert self.folder is not None
-        return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"
-
-    def _known(self, key: str) -> bool:
-        if key not in self._rows and self.folder and self._path(key).is_file():
-            self._rows[key] = load_file(self._path(key))["features"]
-        return key in self._rows
-
-
 class ExplainTask(Task):
     """Learns sentences ``the emotion is E because WORDS`` of pictures.
 
@@ -221,7 +175,7 @@ class ExplainTask(Task):
 
             self.encoder: nn.Module = nn.Identity()
             self.lexicon = read_lexicon(None)
-            self.explainer: Any = ChatExplainer(model.hf, tokens=self.tokens)
+            self.explainer: Any = ChatExplainer(model.hf)
         else:
             self._build(config, described=described is not None)
         mean, std = STATISTICS[3]
