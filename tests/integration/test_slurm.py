@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -155,6 +156,39 @@ def test_a_node_set_down_in_the_middle(cluster, data, calm, tmp_path, repository
     wait(lambda: not queued(job, cluster), what="the second life of the job")
     text = (tmp_path / f"downed-{job}.log").read_text()
     assert "resuming at step" in text, text[-2000:]
+    assert_same_end(run, calm, text)
+
+
+def lose_node(name: str, run: Path, cluster: dict) -> None:
+    """Kills a node's daemon, what it started for the job of ``run``, and the rank there, as a power cut would."""
+    ranks = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            words, place = ((folder / file).read_bytes().split(b"\0") for file in ("cmdline", "environ"))
+        except OSError:  # it ended meanwhile
+            continue
+        if f"out={run}".encode() in words and f"SLURMD_NODENAME={name}".encode() in place:
+            ranks.append(int(folder.name))
+    (rank,) = ranks
+    parent = int(Path(f"/proc/{rank}/stat").read_text().rpartition(")")[2].split()[1])
+    assert b"slurmstepd" in Path(f"/proc/{parent}/cmdline").read_bytes()
+    daemon = int((Path(cluster["SLURM_CONF"]).parent / f"slurmd-{name}.pid").read_text())
+    for process in (daemon, parent, rank):
+        os.kill(process, signal.SIGKILL)
+
+
+def test_a_node_lost_without_a_word(cluster, data, calm, tmp_path, repository):
+    """The rank that is left says what broke; SLURM requeues once the daemon is silent; the last checkpoint goes on."""
+    run = tmp_path / "lost"
+    job = submit(run, data, env=cluster, repository=repository)
+    wait(lambda: (run / "checkpoints/step_00000020/state.json").is_file(), what="a periodic checkpoint")
+    lose_node("e2", run, cluster)
+    wait(lambda: "Restarts=1 " in control(cluster, "scontrol", "show", "job", job), what="the requeue")
+    subprocess.run(["slurmd", "-N", "e2"], env=cluster, check=True, timeout=30)  # ReturnToService=2: it is up again
+    wait(lambda: not queued(job, cluster), what="the second life of the job")
+    text = (tmp_path / f"lost-{job}.log").read_text()
+    assert "the ranks lost each other" in text and "resuming at step" in text, text[-2000:]
+    assert "saved; requeueing" not in text
     assert_same_end(run, calm, text)
 
 
