@@ -244,6 +244,18 @@ class MixConfig(Section):
     smoothing: float = Field(0.0, ge=0, lt=1)
 
 
+class DistillConfig(Section):
+    """A trained recogniser that the new one imitates, beside the labels (Hinton et al. 2015).
+
+    It sees what the student sees, after augmentation and mixing (Beyer et al. 2022): only then are its answers about
+    that picture. Labels that it does not know are learned from the data alone.
+    """
+
+    model: str | None = Field(None, description="a run, a hub folder, or a model that ships; null: labels only")
+    weight: float = Field(0.5, ge=0, le=1, description="the teacher's share of each loss; the rest is the labels'")
+    temperature: float = Field(2.0, gt=0)
+
+
 # ------------------------------------------------------------------------------------------------------------- recipes
 
 
@@ -288,6 +300,7 @@ class ExpressionConfig(RunConfig):
     model: ClassifierConfig = ClassifierConfig()
     mix: MixConfig = MixConfig()
     imbalance: ImbalanceConfig = ImbalanceConfig()
+    distill: DistillConfig = DistillConfig()
     targets: dict[str, float] = {"expression": 1.0}
     select_by: str = Field("expression/accuracy", description="validation metric that chooses the best checkpoint")
 

@@ -12,6 +12,7 @@ from vea.data.loaders import eval_loader, train_loader
 from vea.data.sample import LabelField
 from vea.data.shards import read_index
 from vea.errors import VeaError
+from vea.hub import open_model
 from vea.labels import check_same_classes
 from vea.report import write_report
 from vea.tasks.expression import ExpressionTask
@@ -52,8 +53,9 @@ def fine_tune(config: ExpressionConfig) -> None:
     runtime = vea_runtime.start(config.runtime, precision=config.train.precision)
     fields = label_fields(config)
 
+    teacher = open_model(config.distill.model).task if config.distill.model else None
     torch.manual_seed(config.seed)  # the same first weights on every rank, and in a run that is started again
-    task = ExpressionTask(config, fields=fields, counts=class_counts(config, fields=fields))
+    task = ExpressionTask(config, fields=fields, counts=class_counts(config, fields=fields), teacher=teacher)
     if config.train.init_from:
         loaded = task.load_pretrained(config.train.init_from)
         if runtime.is_main:

@@ -214,3 +214,42 @@ def test_face_cnn_is_small_and_its_layers_have_an_order():
     assert network.forward_features(torch.zeros(1, 1, 50, 50)).shape[1] == network.num_features
     with pytest.raises(VeaError, match="do not fit vea_face_cnn"):
         build_network("vea_face_cnn", channels=1, args={"width": 3})
+
+
+def test_a_teacher_is_imitated_and_never_kept():
+    torch.manual_seed(0)
+    teacher = ExpressionTask(config(), fields=FIELDS)
+    with torch.no_grad():
+        for layer in teacher.heads.layers.values():
+            layer.weight.normal_()
+    nano = {"encoder": {"name": "vea_face_nano", "args": {"widths": [8, 16]}}, "channels": 1}
+    student = config(model=nano, distill={"model": "a run", "weight": 1.0, "temperature": 4.0}, mix={"mixup": 0.3})
+    task = ExpressionTask(student, fields=FIELDS, teacher=teacher)
+    assert not any(name.startswith(("teacher", "_teacher")) for name in task.state_dict())
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())
+
+    data = batch()
+    data["labels"] = {"expression": torch.full((8,), -1), "votes": torch.full((8, 4), float("nan"))}  # no label helps
+    rng = torch.get_rng_state()
+    torch.manual_seed(1)
+    given = task(data, step=0)
+    torch.manual_seed(1)  # the same mixing, by hand, for both
+    mixed = mix_images(data["image"].float(), mixup=0.3, cutmix=0)[0] if torch.rand(()).item() < 1 else None
+    torch.set_rng_state(rng)
+    assert mixed is not None
+    for name, part in (("expression", given["loss/expression"]), ("votes", given["loss/votes"])):
+        p, q = (t.predict({"image": mixed})[name].double().div(4).log_softmax(1) for t in (task, teacher))
+        reference = (q.exp() * (q - p)).sum(1).mean() * 16
+        assert part.item() == pytest.approx(reference.item(), rel=1e-5)
+    given["loss"].backward()
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+    assert all(parameter.grad is not None for parameter in task.parameters())
+
+
+def test_a_teacher_that_knows_no_target_is_refused():
+    teacher = ExpressionTask(config(targets={"votes": 1.0}), fields=FIELDS)
+    with pytest.raises(VeaError, match=r"distill\.model"):
+        ExpressionTask(config(targets={"expression": 1.0}), fields=FIELDS, teacher=teacher)
+    other = {**FIELDS, "votes": LabelField("distribution", VOTES.classes[::-1])}
+    with pytest.raises(VeaError, match=r"distill\.model"):
+        ExpressionTask(config(targets={"votes": 1.0}), fields=other, teacher=teacher)

@@ -53,6 +53,21 @@ def soft_cross_entropy(
     return -(cost if weights is None else cost * weights).sum() / len(logits)
 
 
+def imitation(logits: Tensor, teacher: Tensor, *, temperature: float) -> Tensor:
+    """Returns KL(teacher || student) of softened classes, mean over samples, times temperature squared; fp32 scalar.
+
+    Source: Hinton et al. 2015, section 2; the square keeps the gradients' size at every temperature.
+
+    Args:
+        logits: (B, C) of the student.
+        teacher: (B, C) logits; no gradient reaches them.
+        temperature: by which both are divided.
+    """
+    log_p = F.log_softmax(logits.float() / temperature, dim=1)
+    log_q = F.log_softmax(teacher.detach().float() / temperature, dim=1)
+    return F.kl_div(log_p, log_q, reduction="batchmean", log_target=True) * temperature**2
+
+
 def mix_images(images: Tensor, *, mixup: float, cutmix: float) -> tuple[Tensor, Tensor, Tensor]:
     """Returns (mixed images, partner (B,), share (1,)): sample i is ``share`` of i and the rest of ``partner[i]``.
 

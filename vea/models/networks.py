@@ -11,9 +11,11 @@ from torch import Tensor, nn
 
 from vea.errors import VeaError, did_you_mean
 
+Pool = Literal["avg", "avgmax"]
+
 
 class ConvNorm(nn.Sequential):
-    """3x3 (or 1x1) convolution, batch norm and, unless it ends a residual branch, ReLU."""
+    """A convolution of odd size, batch norm and, unless it ends a residual branch, ReLU."""
 
     def __init__(self, inputs: int, outputs: int, *, size: int = 3, stride: int = 1, activate: bool = True):
         convolution = nn.Conv2d(inputs, outputs, size, stride, size // 2, bias=False)
@@ -46,19 +48,16 @@ class FaceCNN(nn.Module):
     scenes: beside the mean over places it keeps each channel's largest value, in which a small object is not diluted.
     """
 
-    def __init__(
-        self,
-        *,
-        in_chans: int = 1,
-        widths: tuple[int, ...] = (16, 48, 80, 160, 384),
-        pool: Literal["avg", "avgmax"] = "avg",
-    ):
+    block: Callable[[int, int], nn.Module] = DownBlock
+    stem_size, stem_stride = 3, 1
+
+    def __init__(self, *, in_chans: int = 1, widths: tuple[int, ...] = (16, 48, 80, 160, 384), pool: Pool = "avg"):
         super().__init__()
         if pool not in ("avg", "avgmax"):
             raise VeaError(f"model.encoder.args: pool is avg or avgmax, not {pool!r}")
         self.pool = pool
-        self.stem = ConvNorm(in_chans, widths[0])
-        self.stages = nn.Sequential(*(DownBlock(a, b) for a, b in pairwise(widths)))
+        self.stem = ConvNorm(in_chans, widths[0], size=self.stem_size, stride=self.stem_stride)
+        self.stages = nn.Sequential(*(type(self).block(a, b) for a, b in pairwise(widths)))
         self.num_features = widths[-1] * (2 if pool == "avgmax" else 1)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -79,7 +78,36 @@ class FaceCNN(nn.Module):
         return average if self.pool == "avg" else torch.cat([average, x.amax((2, 3))], dim=1)
 
 
-NETWORKS: dict[str, Callable[..., nn.Module]] = {"vea_face_cnn": FaceCNN}
+class PlainBlock(nn.Module):
+    """A convolution that halves the side, and a residual one after it; no path goes around the stride."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        self.down = ConvNorm(inputs, outputs, stride=2)
+        self.body = ConvNorm(outputs, outputs, activate=False)
+        nn.init.zeros_(self.body[1].weight)  # type: ignore[arg-type]
+        self.activation = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns (B, outputs, H/2, W/2)."""
+        x = self.down(x)
+        return self.activation(x + self.body(x))
+
+
+class FaceNano(FaceCNN):
+    """FaceCNN for the least time a face: 0.7 M parameters, 18 M multiply-adds, seven layers deep.
+
+    At batch 1 a layer costs more than its multiply-adds: the stem is one 5x5 convolution with stride 2, and no block
+    has a convolution in its shortcut. (48, 24, 12, 6, 3 pixels a side, as in FaceCNN.)
+    """
+
+    block, stem_size, stem_stride = PlainBlock, 5, 2
+
+    def __init__(self, *, in_chans: int = 1, widths: tuple[int, ...] = (32, 64, 96, 192), pool: Pool = "avg"):
+        super().__init__(in_chans=in_chans, widths=widths, pool=pool)
+
+
+NETWORKS: dict[str, Callable[..., nn.Module]] = {"vea_face_cnn": FaceCNN, "vea_face_nano": FaceNano}
 
 
 def build_network(name: str, *, channels: int, args: dict[str, Any] | None = None) -> nn.Module:

@@ -22,7 +22,7 @@ from vea.data.sample import LabelField
 from vea.errors import VeaError, did_you_mean
 from vea.labels import check_same_classes
 from vea.losses.affect import ccc_loss, class_weights, multilabel_loss
-from vea.losses.classification import mix_images, mix_targets, soft_cross_entropy, soft_targets
+from vea.losses.classification import imitation, mix_images, mix_targets, soft_cross_entropy, soft_targets
 from vea.metrics import ClassificationMetrics, MultilabelMetrics, ValueMetrics
 from vea.models.heads import AttributeHeads, LinearHeads, pool_tokens
 from vea.models.networks import build_network
@@ -130,9 +130,11 @@ class ExpressionTask(Task):
         fields: the label fields of the data, from the shard index; class names and their order are kept with the
             heads and travel with the weights.
         counts: {target: samples per class} of the training data, for ``config.imbalance``.
+        teacher: the recogniser of ``config.distill``, needed for training only; it is frozen and never saved.
 
     Raises:
-        VeaError: a target is not among the fields, or the config contradicts itself.
+        VeaError: a target is not among the fields, the config contradicts itself, or the teacher knows none of the
+            targets.
     """
 
     mean: Tensor
@@ -144,6 +146,7 @@ class ExpressionTask(Task):
         *,
         fields: dict[str, LabelField],
         counts: Mapping[str, Sequence[float]] | None = None,
+        teacher: ExpressionTask | None = None,
     ) -> None:
         super().__init__()
         self.config = config
@@ -177,6 +180,25 @@ class ExpressionTask(Task):
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
         self._freeze(model.train)
+        self._taught(teacher)
+
+    def _taught(self, teacher: ExpressionTask | None) -> None:
+        """Keeps the teacher outside the modules: neither checkpoints nor averages nor DDP shall find it."""
+        self._teacher, self._imitated = (teacher,), frozenset[str]()
+        if teacher is None:
+            return
+        teacher.eval().requires_grad_(False)
+        shared = [name for name, field in self.fields.items() if field.kind in ("class", "distribution")]
+        shared = [name for name in shared if name in teacher.fields]
+        if not shared:
+            raise VeaError(
+                f"distill.model: {self.config.distill.model} knows {', '.join(teacher.fields)}, and of these no class "
+                f"is among the targets {', '.join(self.fields)}"
+            )
+        for name in shared:
+            what = f"label {name!r} of distill.model beside the data's"
+            check_same_classes(teacher.fields[name].classes, self.fields[name].classes, what)
+        self._imitated = frozenset(shared)
 
     def _balance(self, counts: Mapping[str, Sequence[float]]) -> None:
         """Keeps class weights and log frequencies as buffers that no checkpoint holds: they belong to the data."""
@@ -271,16 +293,33 @@ class ExpressionTask(Task):
 
     def forward(self, batch: Batch, *, step: int) -> dict[str, Tensor]:
         """Returns the weighted loss and the loss of each target for one micro-batch."""
-        mix = self.config.mix
-        x = self.normalise(batch["image"])
+        mix, distill = self.config.mix, self.config.distill
+        images = batch["image"]
         targets = {name: self._target(batch["labels"][name], field=field) for name, field in self.fields.items()}
-        if (mix.mixup or mix.cutmix) and len(x) > 1 and torch.rand(()).item() < mix.probability:
-            x, partner, share = mix_images(x, mixup=mix.mixup, cutmix=mix.cutmix)
+        if (mix.mixup or mix.cutmix) and len(images) > 1 and torch.rand(()).item() < mix.probability:
+            images, partner, share = mix_images(images.float(), mixup=mix.mixup, cutmix=mix.cutmix)
             targets = {name: mix_targets(rows, partner, share) for name, rows in targets.items()}
-        logits = self.logits(x)
+        logits = self.logits(self.normalise(images))
         parts = {name: self._loss(name, logits[name], targets[name]) for name in self.fields}
-        loss = sum((self.config.targets[name] * part for name, part in parts.items()), start=x.new_zeros(()))
+        for name, theirs in self._teacher_logits(images).items():
+            alike = imitation(logits[name], theirs, temperature=distill.temperature)
+            parts[name] = (1 - distill.weight) * parts[name] + distill.weight * alike
+        loss = sum(
+            (self.config.targets[name] * part for name, part in parts.items()), start=images.new_zeros(()).float()
+        )
         return {"loss": loss, **{f"loss/{name}": part.detach() for name, part in parts.items()}}
+
+    @torch.no_grad()
+    def _teacher_logits(self, images: Tensor) -> dict[str, Tensor]:
+        """Returns {target: logits (B, C)} of the teacher for what it knows; nothing where there is none."""
+        (teacher,) = self._teacher
+        if teacher is None:
+            return {}
+        size = teacher.config.augment.image_size
+        if images.shape[-1] != size:
+            images = nn.functional.interpolate(images.float(), (size, size), mode="bilinear", antialias=True)
+        logits = teacher.to(images.device).predict({"image": images})
+        return {name: logits[name] for name in self._imitated}
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """Returns {target: logits (B, C)}; of a value (B, 1), its scale mapped to [-1, 1]."""
