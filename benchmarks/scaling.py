@@ -260,11 +260,11 @@ def predict(model: Model, gpus: int, *, batch: int, machine: Machine) -> dict[st
     loader = share * machine.loader_cpu_ms * 1e-3 / machine.cores_per_gpu
     reduce = all_reduce_seconds(4 * model.parameters, gpus, machine)
     exposed = max(reduce * (1 - machine.overlap), reduce - compute * 2 / 3)  # backward is two thirds of a step
-    # gamma, image, text and whether there is one are gathered (half an all-reduce); gamma's gradient is all-reduced
-    gather = all_reduce_seconds(4 * batch * (3 * model.width + 1), gpus, machine) / 2
-    gather += all_reduce_seconds(4 * batch * model.width, gpus, machine)
-    relations = MATRIX_PRODUCTS * 2 * batch**2 * model.width / (machine.tf32_tflops * 1e12 * machine.utilisation)
-    relations += MATRIX_PASSES * 4 * batch**2 / (machine.memory_tbytes * 1e12)
+    # text, whether there is one, and gamma (for the signs of collapse) are gathered: half an all-reduce, no gradient
+    gather = all_reduce_seconds(4 * batch * (2 * model.width + 1), gpus, machine) / 2
+    pairs = share * batch  # a rank's own samples against all texts
+    relations = MATRIX_PRODUCTS * 2 * pairs * model.width / (machine.tf32_tflops * 1e12 * machine.utilisation)
+    relations += MATRIX_PASSES * 4 * pairs / (machine.memory_tbytes * 1e12)
     save = 12 * model.parameters / (machine.checkpoint_gbytes * 1e9)  # weights and two moments in fp32
     step = max(compute + relations + exposed + gather, loader)  # workers go on while the GPU waits for others
     amortised = save / machine.checkpoint_every
@@ -274,7 +274,7 @@ def predict(model: Model, gpus: int, *, batch: int, machine: Machine) -> dict[st
     lost = (period / 2 + machine.restart_s) / mtbf
     return {
         "compute": compute, "loader": loader, "all_reduce": reduce, "exposed": exposed, "gather": gather,
-        "relations": relations, "relations_gb": MATRICES_KEPT * 4 * batch**2 / 1e9, "checkpoint": amortised,
+        "relations": relations, "relations_gb": MATRICES_KEPT * 4 * pairs / 1e9, "checkpoint": amortised,
         "images_per_s": batch / (step + amortised), "efficiency": ideal / (step + amortised),
         "lost_to_failures": lost, "best_checkpoint_every": math.sqrt(2 * save * mtbf) / step,  # Young 1974
     }  # fmt: skip

@@ -152,8 +152,14 @@ def naming_absent_ranks() -> Iterator[None]:
         ) from error
 
 
-def _world() -> int:
+def world_size() -> int:
+    """Returns the number of ranks."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Returns this process's number among the ranks."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
 class _AllGather(torch.autograd.Function):
@@ -181,24 +187,24 @@ def all_gather(tensor: Tensor) -> Tensor:
     A loss computed by every rank on the gathered rows has W times its gradient on the local rows; DDP's mean over
     ranks divides by W again, so parameters receive exactly the gradient of one process with the whole batch.
     """
-    return tensor if _world() == 1 else _AllGather.apply(tensor)
+    return tensor if world_size() == 1 else _AllGather.apply(tensor)
 
 
 def all_reduce_mean(tensor: Tensor) -> Tensor:
     """Returns the mean over ranks of a tensor without gradient."""
-    if _world() > 1:
+    if world_size() > 1:
         tensor = tensor.clone()
         arrive("all_reduce")
         dist.all_reduce(tensor)
-        tensor /= _world()
+        tensor /= world_size()
     return tensor
 
 
 def gather_objects(item: Any) -> list[Any]:
     """Returns every rank's object, in rank order, on every rank."""
-    if _world() == 1:
+    if world_size() == 1:
         return [item]
-    items: list[Any] = [None] * _world()
+    items: list[Any] = [None] * world_size()
     arrive("the gathering of results")
     dist.all_gather_object(items, item)
     return items
@@ -206,7 +212,7 @@ def gather_objects(item: Any) -> list[Any]:
 
 def vote(*flags: bool, device: torch.device | str = "cpu") -> list[bool]:
     """Returns, for each flag, whether it is set on any rank; one small all-reduce for all of them."""
-    if _world() == 1:
+    if world_size() == 1:
         return [bool(flag) for flag in flags]
     tensor = torch.tensor([float(flag) for flag in flags], device=device)
     arrive("the vote")
@@ -221,7 +227,7 @@ def any_rank(flag: bool, *, device: torch.device | str = "cpu") -> bool:
 
 def barrier() -> None:
     """Waits for all ranks."""
-    if _world() > 1:
+    if world_size() > 1:
         arrive("the barrier")
         dist.barrier()
 

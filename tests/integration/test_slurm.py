@@ -1,4 +1,4 @@
-"""A real two-node SLURM on this machine: a signal, a requeue, and the weights of a run that nobody disturbed."""
+"""A real two-node SLURM on this machine, two tasks a node: what ends a job, and the weights of a run undisturbed."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def data(tmp_path_factory, repository):
 def submit(
     out: Path, data: Path, *, env: dict, repository: Path, partition: str = "main", by: tuple[str, ...] = ("sbatch",)
 ) -> str:
-    """Returns the number of a job of two nodes with one task each."""
-    wanted = [f"--partition={partition}", "--nodes=2", "--ntasks-per-node=1", "--gpus-per-node=1"]
+    """Returns the number of a job of two nodes with two tasks each."""
+    wanted = [f"--partition={partition}", "--nodes=2", "--ntasks-per-node=2", "--gpus-per-node=2"]
     wanted += ["--cpus-per-task=1", "--time=10"]
     paths = [f"data.train.0.path={data}", f"data.val.0.path={data}", f"out={out}", f"train.steps={STEPS}"]
     small = ["data.workers=0", "runtime.threads=1", "runtime.device=cpu", "tracking.backend=none", "train.log_every=1"]
@@ -160,7 +160,7 @@ def test_a_node_set_down_in_the_middle(cluster, data, calm, tmp_path, repository
 
 
 def lose_node(name: str, run: Path, cluster: dict) -> None:
-    """Kills a node's daemon, what it started for the job of ``run``, and the rank there, as a power cut would."""
+    """Kills a node's daemon, what it started for the job of ``run``, and the ranks there, as a power cut would."""
     ranks = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -169,16 +169,16 @@ def lose_node(name: str, run: Path, cluster: dict) -> None:
             continue
         if f"out={run}".encode() in words and f"SLURMD_NODENAME={name}".encode() in place:
             ranks.append(int(folder.name))
-    (rank,) = ranks
-    parent = int(Path(f"/proc/{rank}/stat").read_text().rpartition(")")[2].split()[1])
+    assert len(ranks) == 2
+    (parent,) = {int(Path(f"/proc/{rank}/stat").read_text().rpartition(")")[2].split()[1]) for rank in ranks}
     assert b"slurmstepd" in Path(f"/proc/{parent}/cmdline").read_bytes()
     daemon = int((Path(cluster["SLURM_CONF"]).parent / f"slurmd-{name}.pid").read_text())
-    for process in (daemon, parent, rank):
+    for process in (daemon, parent, *ranks):
         os.kill(process, signal.SIGKILL)
 
 
 def test_a_node_lost_without_a_word(cluster, data, calm, tmp_path, repository):
-    """The rank that is left says what broke; SLURM requeues once the daemon is silent; the last checkpoint goes on."""
+    """The ranks that are left say what broke; SLURM requeues once the daemon is silent; the last checkpoint goes on."""
     run = tmp_path / "lost"
     job = submit(run, data, env=cluster, repository=repository)
     wait(lambda: (run / "checkpoints/step_00000020/state.json").is_file(), what="a periodic checkpoint")

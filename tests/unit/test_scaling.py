@@ -43,7 +43,7 @@ def test_one_gpu_has_nobody_to_talk_to_and_more_are_never_more_efficient(scaling
     assert alone["efficiency"] == pytest.approx(1, abs=0.01), "the contrastive matrices of 64 samples are all it adds"
     assert alone["images_per_s"] == pytest.approx(989e12 * 0.4 / 80e9, rel=0.01)
     found = [scaling.predict(model, n, batch=64 * n, machine=machine)["efficiency"] for n in (1, 8, 16, 64, 512)]
-    assert found == sorted(found, reverse=True) and found[-1] < 0.5
+    assert found == sorted(found, reverse=True) and found[-1] < 0.7
 
 
 def test_the_slowest_term_decides(scaling, model):
@@ -58,9 +58,11 @@ def test_the_slowest_term_decides(scaling, model):
 def test_gather_and_relations_grow_with_the_global_batch(scaling, model):
     machine = scaling.Machine(latency_us=0)
     half, whole = (scaling.predict(model, 64, batch=batch, machine=machine) for batch in (2048, 4096))
-    forward, backward = 4096 * 4 * (3 * 512 + 1) * 63 / 64 / 50e9, 4096 * 4 * 512 * 2 * 63 / 64 / 50e9
-    assert whole["gather"] == pytest.approx(forward + backward) and whole["gather"] == pytest.approx(2 * half["gather"])
+    assert whole["gather"] == pytest.approx(4096 * 4 * (2 * 512 + 1) * 63 / 64 / 50e9)
+    assert whole["gather"] == pytest.approx(2 * half["gather"])
     assert whole["relations"] == pytest.approx(4 * half["relations"])
+    fewer = scaling.predict(model, 16, batch=4096, machine=machine)
+    assert fewer["relations"] == pytest.approx(4 * whole["relations"]), "a rank has only the rows of its own samples"
 
 
 class MatrixPasses(TorchDispatchMode):

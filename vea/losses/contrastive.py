@@ -1,10 +1,11 @@
 """Losses over paired and unpaired samples of one batch: L1 of UniEmoX, InfoNCE, and the sigmoid loss.
 
-**Ranks.** These functions know none. The caller gathers the rows of all ranks with ``vea.runtime.all_gather`` and every
-rank computes the loss of the global batch. The backward pass of the gather sums over ranks, so local rows receive
-W times their gradient; DDP's mean divides by W again: parameters receive exactly the gradient of one process with the
-whole batch. Losses that are means over local samples need no gather for that. With gradient accumulation "the batch" is
-the micro-batch of all ranks.
+**Ranks.** These functions know none. All but ``infonce`` are sums over rows of a matrix samples x texts, and the texts
+are the frozen teacher's: a rank gathers the texts of all ranks (no gradient has to come back), computes the rows of its
+own samples (``own`` says which texts are theirs), and counts its part W times, which DDP's mean over W ranks divides
+again: parameters receive exactly the gradient of one process with the whole batch. InfoNCE normalises columns too and
+needs the rows of all ranks: ``vea.runtime.all_gather`` brings their gradients back summed, W times as much, with the
+same end. With gradient accumulation "the batch" is the micro-batch of all ranks.
 
 **Samples without a text** (``paired`` False) are neither rows nor columns; the mean is over those that have one. In a
 batch without any the loss is 0.
@@ -29,11 +30,21 @@ def _rows(tensor: Tensor, paired: Tensor | None) -> Tensor:
     return torch.ones(len(tensor), device=tensor.device) if paired is None else paired.float()
 
 
-def _mean(losses: Tensor, rows: Tensor) -> Tensor:
-    return (losses * rows).sum() / rows.sum().clamp(min=1)
+def _mean(losses: Tensor, rows: Tensor, own: Tensor | None = None) -> Tensor:
+    """Returns the part of (B,) ``losses`` in the mean over all M samples of weight ``rows`` (M,)."""
+    here = rows if own is None else rows[own]
+    return (losses * here).sum() / rows.sum().clamp(min=1)
 
 
-def contrastive_similarity(student: Tensor, image: Tensor, text: Tensor, *, paired: Tensor | None = None) -> Tensor:
+def _pairs(matrix: Tensor, own: Tensor | None) -> Tensor:
+    """Returns bool (B, M), True where a row meets its own text."""
+    columns = torch.arange(matrix.shape[1], device=matrix.device)
+    return (columns[: len(matrix)] if own is None else own)[:, None] == columns
+
+
+def contrastive_similarity(
+    student: Tensor, image: Tensor, text: Tensor, *, paired: Tensor | None = None, own: Tensor | None = None
+) -> Tensor:
     """Returns L1 = 1 - mean_i cos(A_i, C_i): each sample relates to all texts as its teacher's image embedding does.
 
     The diagonals of A and C are the paired samples, the rest the unpaired ones. A logit scale would cancel.
@@ -41,12 +52,13 @@ def contrastive_similarity(student: Tensor, image: Tensor, text: Tensor, *, pair
     Args:
         student: (B, D) fused embeddings gamma, with gradient.
         image: (B, D) the teacher's image embeddings.
-        text: (B, D) the teacher's text embeddings.
-        paired: bool (B,), False where a sample has no text; None means all have one.
+        text: (M, D) the teacher's text embeddings.
+        paired: bool (M,), False where a sample has no text; None means all have one.
+        own: int (B,), each row's own text: the loss is then these rows' part of the mean over all M. None: M = B.
     """
-    rows = _rows(student, paired)
+    rows = _rows(text, paired)
     a, c = similarity_matrices(student, image, text)
-    return _mean(1 - F.cosine_similarity(a * rows, c * rows, dim=-1), rows)
+    return _mean(1 - F.cosine_similarity(a * rows, c * rows, dim=-1), rows, own)
 
 
 class _LogSumExp(torch.autograd.Function):
@@ -134,6 +146,7 @@ def distillation(
     margin: float = 0.01,
     hard: int | None = None,
     paired: Tensor | None = None,
+    own: Tensor | None = None,
 ) -> Tensor:
     """Returns the soft-label loss of arXiv 2510.13515: (KL(P||Q) + KL(Q||P)) / 2, mean over samples.
 
@@ -144,35 +157,43 @@ def distillation(
     Args:
         student: (B, D) gamma, with gradient.
         image: (B, D) the teacher's image embeddings.
-        text: (B, D) the teacher's text embeddings.
+        text: (M, D) the teacher's text embeddings.
         temperature: of both softmaxes.
         margin: see above.
         hard: keep only this many candidates, those nearest to the student; None keeps all.
-        paired: bool (B,), False where a sample has no text.
+        paired: bool (M,), False where a sample has no text.
+        own: int (B,), each row's own text: the loss is then these rows' part of the mean over all M. None: M = B.
     """
-    rows = _rows(student, paired)
+    rows = _rows(text, paired)
     a, c = similarity_matrices(student, image, text)
-    own = torch.eye(len(a), dtype=torch.bool, device=a.device)
-    candidate = ~own & (c <= c.diagonal()[:, None] - margin) & (rows > 0)
-    if hard is not None and hard < len(a) - 1:
+    pairs = _pairs(a, own)
+    candidate = ~pairs & (c <= c[pairs][:, None] - margin) & (rows > 0)
+    if hard is not None and hard < len(text) - 1:
         threshold = a.detach().masked_fill(~candidate, -torch.inf).topk(hard, dim=1).values[:, -1:]
         candidate &= a.detach() >= threshold
-    left_out = ~(own | candidate)
+    left_out = ~(pairs | candidate)
     log_p, log_q = ((m / temperature).masked_fill(left_out, -1e4).log_softmax(1) for m in (a, c))
     # sum (p - q)(log p - log q) is KL(P||Q) + KL(Q||P); what is left out has p = q = 0
-    return _mean(((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum(1) / 2, rows)
+    return _mean(((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum(1) / 2, rows, own)
 
 
 def sigmoid(
-    student: Tensor, text: Tensor, *, log_scale: Tensor, bias: Tensor, paired: Tensor | None = None
+    student: Tensor,
+    text: Tensor,
+    *,
+    log_scale: Tensor,
+    bias: Tensor,
+    paired: Tensor | None = None,
+    own: Tensor | None = None,
 ) -> Tensor:
     """Returns the pairwise loss of SigLIP (arXiv 2303.15343, equation 1): each pair of the batch is a yes or a no.
 
-    -1/B sum_ij log sigmoid(z_ij (exp(log_scale) f_i . t_j + bias)), z = 1 on the diagonal and -1 off it.
+    -1/M sum_ij log sigmoid(z_ij (exp(log_scale) f_i . t_j + bias)), z = 1 for a pair and -1 for the others; arguments
+    as in ``contrastive_similarity``.
     """
-    rows = _rows(student, paired)
+    rows = _rows(text, paired)
     with torch.autocast(student.device.type, enabled=False):
         f, t = F.normalize(student.float(), dim=-1), F.normalize(text.float(), dim=-1)
         logits = log_scale.exp() * (f @ t.T) + bias
-        sign = 2 * torch.eye(len(f), device=f.device) - 1
-        return _mean(-(F.logsigmoid(sign * logits) * rows).sum(1), rows)
+        sign = 2 * _pairs(logits, own).float() - 1
+        return _mean(-(F.logsigmoid(sign * logits) * rows).sum(1), rows, own)

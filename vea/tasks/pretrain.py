@@ -168,40 +168,58 @@ class PretrainTask(Task):
             targets["paired"] = torch.tensor(has_text, device=batch["scene"].device).float()
         return targets
 
-    def _over_samples(self, compared: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Returns the losses that relate samples to each other, for the rows given."""
-        gamma, text, paired = compared["gamma"], compared.get("text"), compared.get("paired")
-        if text is None:
+    def _over_samples(self, here: dict[str, Tensor], everywhere: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """Returns the losses that relate samples to each other.
+
+        Args:
+            here: what is compared of this rank's samples.
+            everywhere: gamma, text and paired of all ranks' samples; None where ``here`` is all there is. Each rank
+                then returns the part of its own rows, W times: the mean over ranks is the loss of the global batch.
+                InfoNCE, which needs all rows, is that loss itself.
+        """
+        if "text" not in here:
             return {}
-        objective = self.config.objective
+        gamma, image, objective = here["gamma"], here.get("image", here["gamma"]), self.config.objective
+        world_size, own = 1, None
+        if everywhere is not None:
+            world_size = len(everywhere["gamma"]) // len(gamma)
+            own = runtime.rank() * len(gamma) + torch.arange(len(gamma), device=gamma.device)
+        all_gamma, text, paired = ((everywhere or here)[name] for name in ("gamma", "text", "paired"))
+        rows: dict[str, Any] = {"paired": paired, "own": own}
         losses: dict[str, Callable[[], Tensor]] = {
-            "contrastive": lambda: contrastive.contrastive_similarity(gamma, compared["image"], text, paired=paired),
+            "contrastive": lambda: world_size * contrastive.contrastive_similarity(gamma, image, text, **rows),
             "infonce": lambda: contrastive.infonce(
-                gamma, text, temperature=objective.temperature, paired=paired, focal=objective.focal,
+                all_gamma, text, temperature=objective.temperature, paired=paired, focal=objective.focal,
                 block=objective.infonce_block,
             ),
-            "distillation": lambda: contrastive.distillation(
-                gamma, compared["image"], text, temperature=objective.temperature,
-                margin=objective.false_negative_margin, hard=objective.hard_negatives, paired=paired,
+            "distillation": lambda: world_size * contrastive.distillation(
+                gamma, image, text, temperature=objective.temperature, margin=objective.false_negative_margin,
+                hard=objective.hard_negatives, **rows,
             ),
-            "sigmoid": lambda: contrastive.sigmoid(
-                gamma, text, log_scale=self.log_scale, bias=self.bias, paired=paired
+            "sigmoid": lambda: world_size * contrastive.sigmoid(
+                gamma, text, log_scale=self.log_scale, bias=self.bias, **rows
             ),
         }
         return {name: losses[name]() for name in WITH_TEXT if name in self.weights}
 
+    def _gathered(self, compared: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Returns gamma, text and paired of all ranks; gamma with its gradient only where a loss needs other ranks'."""
+        names = [name for name in ("gamma", "text", "paired") if name in compared]
+        alone = "infonce" not in self.weights
+        return {name: runtime.all_gather(compared[name].detach() if alone else compared[name]) for name in names}
+
     def forward(self, batch: Batch, *, step: int) -> dict[str, Tensor]:
         """Returns ``loss``, its parts without their weights, and ``gamma_std``, ``gamma_rank``: signs of collapse.
 
-        Parts over samples are those of all ranks' rows, the same on every rank; the others are means over local rows.
+        The mean of a part over ranks is that of the global batch.
         """
         errors, compared = self._embed(batch)
         parts = {name: rows.mean() for name, rows in errors.items()}
         signs: dict[str, Tensor] = {}
         if compared:
-            everywhere = {name: runtime.all_gather(rows) for name, rows in compared.items()}
-            parts |= self._over_samples(everywhere)
-            signs = collapse_signs(everywhere["gamma"].detach())
+            everywhere = self._gathered(compared) if runtime.world_size() > 1 else None
+            parts |= self._over_samples(compared, everywhere)
+            signs = collapse_signs((everywhere or compared)["gamma"].detach())
         loss = sum((self.weights[name] * part for name, part in parts.items()), start=batch["noise"].new_zeros(()))
         return {"loss": loss, **{name: part.detach() for name, part in parts.items()}, **signs}
 
