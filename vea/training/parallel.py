@@ -7,6 +7,7 @@ always whole tensors, and what is loaded is cut anew, so a run goes on with anot
 from __future__ import annotations
 
 import contextlib
+import warnings
 from typing import Any
 
 import torch
@@ -41,7 +42,15 @@ def parallel_model(task: Task, runtime: Runtime, *, compiled: bool) -> nn.Module
     model: nn.Module = torch.compile(task) if compiled else task  # type: ignore[assignment]
     if runtime.world_size == 1 or isinstance(task, FSDPModule):
         return model
-    return DistributedDataParallel(model, device_ids=[runtime.device.index] if runtime.device.type == "cuda" else None)
+    # An all-reduce adds the ranks in an order that depends on a gradient's place in its bucket, which matters from three
+    # ranks on. By default DDP orders buckets anew after its first backward pass, so a run that resumes would sum its
+    # first step otherwise than the undisturbed run, and end with other bits. Looking for unused parameters keeps the
+    # first order; there are none, and torch says so at length.
+    keep_order = runtime.world_size > 2
+    if keep_order:
+        warnings.filterwarnings("ignore", message=r"find_unused_parameters=True was specified")
+    devices = [runtime.device.index] if runtime.device.type == "cuda" else None
+    return DistributedDataParallel(model, device_ids=devices, find_unused_parameters=keep_order)
 
 
 @contextlib.contextmanager
