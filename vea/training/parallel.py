@@ -42,10 +42,10 @@ def parallel_model(task: Task, runtime: Runtime, *, compiled: bool) -> nn.Module
     model: nn.Module = torch.compile(task) if compiled else task  # type: ignore[assignment]
     if runtime.world_size == 1 or isinstance(task, FSDPModule):
         return model
-    # An all-reduce adds the ranks in an order that depends on a gradient's place in its bucket, which matters from three
-    # ranks on. By default DDP orders buckets anew after its first backward pass, so a run that resumes would sum its
-    # first step otherwise than the undisturbed run, and end with other bits. Looking for unused parameters keeps the
-    # first order; there are none, and torch says so at length.
+    # An all-reduce adds the ranks in an order that depends on a gradient's place in its bucket, which matters from
+    # three ranks on. By default DDP orders buckets anew after its first backward pass, so a run that resumes would sum
+    # its first step otherwise than the undisturbed run, and end with other bits. Looking for unused parameters keeps
+    # the first order; there are none, and torch says so at length.
     keep_order = runtime.world_size > 2
     if keep_order:
         warnings.filterwarnings("ignore", message=r"find_unused_parameters=True was specified")
