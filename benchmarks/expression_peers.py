@@ -3,10 +3,10 @@
     VEA_DATA=... python benchmarks/expression_peers.py [--json FILE] [--limit N] [--model RUN ...]
 
 The same 48x48 faces for all, one at a time, one thread, rounds interleaved; each model gets the input that its authors
-describe. ``vea`` is the file that ``vea export --to onnx`` writes, in ONNX Runtime like face-api; ``vea, torch`` the model
-as ``vea.load`` opens it. ``fer`` needs the package ai-edge-litert; a peer that cannot run here is named with the reason
-and the command ends with 1. FER+ majority: faces with more than half of the votes on one of eight emotions; peers know
-seven, so contempt is never right for them. Their training data is their own: some may have seen these faces.
+describe. ``vea`` is the file that ``vea export --to onnx`` writes, in ONNX Runtime like face-api; ``vea, torch`` that
+model as ``vea.load`` opens it. ``fer`` needs the package ai-edge-litert; a peer that cannot run here is named with the
+reason and the command ends with 1. FER+ majority: faces with more than half of the votes on one of eight emotions;
+peers know seven, so contempt is never right for them. Their training data is their own: some may have seen these faces.
 """
 
 from __future__ import annotations
