@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 from test_distributed import records
+from test_sync import offline_history
 
 from vea.submit import code_files
 
@@ -50,14 +51,21 @@ def data(tmp_path_factory, repository):
 
 
 def submit(
-    out: Path, data: Path, *, env: dict, repository: Path, partition: str = "main", by: tuple[str, ...] = ("sbatch",)
+    out: Path,
+    data: Path,
+    *,
+    env: dict,
+    repository: Path,
+    partition: str = "main",
+    by: tuple[str, ...] = ("sbatch",),
+    tracking: str = "none",
 ) -> str:
     """Returns the number of a job of two nodes with two tasks each."""
     wanted = [f"--partition={partition}", "--nodes=2", "--ntasks-per-node=2", "--gpus-per-node=2"]
     wanted += ["--cpus-per-task=1", "--time=10"]
     paths = [f"data.train.0.path={data}", f"data.val.0.path={data}", f"out={out}", f"train.steps={STEPS}"]
-    small = ["data.workers=0", "runtime.threads=1", "runtime.device=cpu", "tracking.backend=none", "train.log_every=1"]
-    small += ["data.global_batch_size=16", "data.virtual_readers=4", "train.warmup_steps=2"]
+    small = ["data.workers=0", "runtime.threads=1", "runtime.device=cpu", "train.log_every=1", "train.warmup_steps=2"]
+    small += ["data.global_batch_size=16", "data.virtual_readers=4", f"tracking.backend={tracking}"]
     line = [*by, "--parsable", *wanted, f"--output={out}-%j.log", "slurm/pretrain.sbatch"]
     line += ["configs/pretrain/smoke.yaml", *paths, *small]
     made = subprocess.run(line, cwd=repository, env=env, capture_output=True, text=True, timeout=30, check=False)
@@ -65,7 +73,7 @@ def submit(
     return made.stdout.strip().splitlines()[-1].split(";")[0]
 
 
-def wait(condition, *, what: str, seconds: float = 150) -> None:
+def wait(condition, *, what: str, seconds: float = 300) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"waited {seconds} s for {what}"
@@ -105,7 +113,10 @@ def assert_same_end(run: Path, calm: Path, log: str) -> None:
 def test_signalled_requeued_and_finished_with_the_weights_of_an_undisturbed_run(
     cluster, data, calm, tmp_path, repository
 ):
-    """The second life runs the code of the submission, although the working tree was broken in between."""
+    """The second life runs the code of the submission, although the working tree was broken in between.
+
+    What wandb wrote offline in both lives, read back, has every step once.
+    """
     tree = tmp_path / "tree"
     for name in code_files(repository):
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
@@ -113,7 +124,7 @@ def test_signalled_requeued_and_finished_with_the_weights_of_an_undisturbed_run(
     subprocess.run(["git", "init", "-q", str(tree)], check=True, timeout=30)
     run, env = tmp_path / "signalled", {**cluster, "PYTHONPATH": str(tree)}
     by = (sys.executable, "-m", "vea.cli", "submit")
-    job = submit(run, data, env=env, repository=tree, by=by)
+    job = submit(run, data, env=env, repository=tree, by=by, tracking="wandb")
     wait(lambda: len(records(run)) >= SIGNAL_AT, what="the first steps")
     (tree / "pretrain/train.py").write_text("raise SystemExit('the edited code')")
     (tree / "vea/config.py").write_text("raise SystemExit('the edited code')")
@@ -125,6 +136,9 @@ def test_signalled_requeued_and_finished_with_the_weights_of_an_undisturbed_run(
     assert "resuming at step" in text and "the edited code" not in text, text[-2000:]
     assert json.loads((run / "code/snapshot.json").read_text())["command"][:2] == ["vea", "submit"]
     assert_same_end(run, calm, text)
+    lives = sorted((run / "wandb").glob("offline-run-*"))
+    history = [row["_step"] for life in lives for row in offline_history(life) if "train/loss" in row]
+    assert len(lives) == 2 and history == list(range(1, STEPS + 1))
 
 
 def test_preempted_by_a_higher_partition(cluster, data, calm, tmp_path, repository):
