@@ -115,7 +115,7 @@ def test_signalled_requeued_and_finished_with_the_weights_of_an_undisturbed_run(
 ):
     """The second life runs the code of the submission, although the working tree was broken in between.
 
-    What wandb wrote offline in both lives, read back, has every step once.
+    wandb's offline history, which the second life writes whole, has every step once when it is read back.
     """
     tree = tmp_path / "tree"
     for name in code_files(repository):
@@ -136,9 +136,9 @@ def test_signalled_requeued_and_finished_with_the_weights_of_an_undisturbed_run(
     assert "resuming at step" in text and "the edited code" not in text, text[-2000:]
     assert json.loads((run / "code/snapshot.json").read_text())["command"][:2] == ["vea", "submit"]
     assert_same_end(run, calm, text)
-    lives = sorted((run / "wandb").glob("offline-run-*"))
-    history = [row["_step"] for life in lives for row in offline_history(life) if "train/loss" in row]
-    assert len(lives) == 2 and history == list(range(1, STEPS + 1))
+    first, second = (offline_history(life) for life in sorted((run / "wandb").glob("offline-run-*")))
+    assert 0 < len(first) < STEPS
+    assert [row["_step"] for row in second if "train/loss" in row] == list(range(1, STEPS + 1))
 
 
 def test_preempted_by_a_higher_partition(cluster, data, calm, tmp_path, repository):
