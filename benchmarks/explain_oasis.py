@@ -89,6 +89,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--decoder", type=Path, help="folder of a causal language model; a .gguf in it is found")
     parser.add_argument("--lexicon", type=Path, help="Warriner or NRC-VAD file, for SEVLM's VAD parts")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--beams", type=int, help="every arm writes by beam search; default: greedily")
     parser.add_argument("--threads", type=int, default=2, help="of every run")
     parser.add_argument("--out", type=Path, default=Path("runs/explain-oasis"))
     parser.add_argument("--json", type=Path)
@@ -119,7 +120,7 @@ def main(argv: list[str]) -> None:
         for arm, changed in arms.items():
             folder = given.out / f"{arm.replace(' ', '-')}-s{seed}"
             words = [given.config, f"name={folder.name}", f"seed={seed}", *common, *changed]
-            scores = evaluated(folder, "finetune/explain.py", *words)["metrics"]
+            scores = evaluated(folder, "finetune/explain.py", *words, beams=given.beams)["metrics"]
             results.setdefault(arm, []).append(scores)
             if arm == "model":
                 swapped = {name: scores[f"swapped/{name}"] for name in SCORES if f"swapped/{name}" in scores}

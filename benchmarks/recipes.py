@@ -19,15 +19,18 @@ def run(script: str, *arguments: str) -> None:
         raise RunError(f"{' '.join(words[1:])} failed; its own message is above, what is complete is kept")
 
 
-def evaluated(folder: Path, recipe: str, *arguments: str, split: str = "test") -> dict[str, Any]:
+def evaluated(
+    folder: Path, recipe: str, *arguments: str, split: str = "test", beams: int | None = None
+) -> dict[str, Any]:
     """Returns the evaluation of the run in ``folder``, trained by ``recipe`` and scored first unless that is done.
 
-    A finished run is taken as it is: whether it was made with these arguments is not asked.
+    A finished run is taken as it is: whether it was made with these arguments is not asked. ``beams``: of evaluate.py.
     """
-    path = folder / f"evaluation_{split}.json"
+    path = folder / f"evaluation_{split}{'' if beams is None else f'_beams{beams}'}.json"
     if not path.is_file():
         run(recipe, *arguments, f"out={folder}")
-        run("finetune/evaluate.py", str(folder), "--split", split)
+        search = [] if beams is None else ["--beams", str(beams)]
+        run("finetune/evaluate.py", str(folder), "--split", split, *search)
     return json.loads(path.read_text(encoding="utf-8"))
 
 

@@ -222,12 +222,16 @@ def print_against_blind(
     console.print(table)
 
 
-def evaluate_explanations(run: Path, refs: list[DatasetRef], runtime: vea_runtime.Runtime, *, split: str) -> None:
+def evaluate_explanations(
+    run: Path, refs: list[DatasetRef], runtime: vea_runtime.Runtime, *, split: str, beams: int | None
+) -> None:
     """Scores what a model writes, with and without the right picture before it (the shuffled-image control)."""
     from vea.explain_cli import load_explainer
 
     task = load_explainer(run, device=str(runtime.device))
     task.control = True
+    if beams is not None:
+        task.config.generate.method, task.config.generate.beams = "beam", beams
     place = {"rank": runtime.rank, "world_size": runtime.world_size}
     metrics = task.new_metrics()
     learned = []
@@ -253,8 +257,9 @@ def evaluate_explanations(run: Path, refs: list[DatasetRef], runtime: vea_runtim
             table.add_row(name, f"{value:.4f}", "-" if other is None else f"{other:.4f}")
     Console(width=None if sys.stdout.isatty() else 120).print(table)
     record = {"format": 1, "split": split, "data": [ref.path for ref in refs], "metrics": scores,
-              "synthetic": any(read_index(ref.path).synthetic for ref in refs), "predictions": records}  # fmt: skip
-    path = run / f"evaluation_{split}.json"
+              "synthetic": any(read_index(ref.path).synthetic for ref in refs),
+              "generate": task.config.generate.model_dump(mode="json"), "predictions": records}  # fmt: skip
+    path = run / f"evaluation_{split}{'' if beams is None else f'_beams{beams}'}.json"
     write_text(path, json.dumps(record, indent=1, ensure_ascii=False))
     print(f"wrote {path}")
 
@@ -276,18 +281,21 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--flip", action="store_true", help="average with the mirrored image (test-time augmentation)")
     parser.add_argument("--calibrate", action="store_true", help="temperature fitted on val, reliability plot")
     parser.add_argument("--robustness", action="store_true", help="six corruptions at five strengths: 30 more passes")
+    parser.add_argument("--beams", type=int, help="explanations: beam search with this many, not the run's own way")
     arguments = parser.parse_args(argv)
-    if arguments.batch_size < 1:
-        raise VeaError("--batch-size must be at least 1")
+    if arguments.batch_size < 1 or (arguments.beams or 1) < 1:
+        raise VeaError("--batch-size and --beams must be at least 1")
 
     config = read_run(arguments.run)
+    if arguments.beams and not isinstance(config, ExplainConfig):
+        raise VeaError(f"--beams is for runs that write; {arguments.run} is one of {config.recipe}")
     if arguments.calibrate and arguments.split == "val" and not arguments.data:
         raise VeaError("--calibrate fits the temperature on val; score another split with it, e.g. --split test")
     refs = data_to_evaluate(config, split=arguments.split, data=arguments.data)
     runtime = vea_runtime.start(config.runtime, precision=config.train.precision)
 
     if isinstance(config, ExplainConfig):
-        evaluate_explanations(arguments.run, refs, runtime, split=arguments.split)
+        evaluate_explanations(arguments.run, refs, runtime, split=arguments.split, beams=arguments.beams)
         vea_runtime.stop()
         return
     wanted = "best" if arguments.weights == "best" else "final"
