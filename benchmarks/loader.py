@@ -2,6 +2,7 @@
 
     python benchmarks/loader.py --json loader.json
     VEA_DATA=... python benchmarks/loader.py             # photographs (oasis), otherwise drawn 500 x 375 scenes
+    python benchmarks/loader.py --soak 1000000 --data data/fer2013plus      # memory over a million samples
 
 What is compared, each with the same JPEG files, workers and batch size, worker start included:
 
@@ -11,6 +12,10 @@ What is compared, each with the same JPEG files, workers and batch size, worker 
 - ``webdataset``: WebDataset, cv2 and albumentations, two views, normalised float;
 - ``vea``: two views (scene and person crop), uint8; ``vea_float``: the same, normalised on the host as the others do;
 - ``decode``: nothing but decoding the files, in one process.
+
+``--soak`` reads two views of ``--size`` pixels of a prepared set again and again, and takes the memory of all processes
+(anonymous and shared pages, each counted once) a hundred times; the command fails where the last tenth of the way needs
+5 % more than the second.
 
 Ratios above 1 mean vea is better, except ``of_decode``: CPU per sample over that of the bare decode.
 """
@@ -45,7 +50,7 @@ from vea.data.loaders import train_loader
 from vea.data.sample import Sample
 from vea.data.shards import ShardReader
 from vea.data.writer import write_dataset
-from vea.errors import VeaError, command
+from vea.errors import RunError, VeaError, command
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SIZE, BATCH = 224, 64
@@ -227,19 +232,79 @@ def seconds_to_first_batch(folder: Path, workers: int, step: int) -> float:
     return seconds
 
 
+# ----------------------------------------------------------------------------------------------------------------- soak
+
+
+def memory_mb() -> float:
+    """Returns the memory of this process and its descendants, pages that they share counted once, without files."""
+    pages, family = 0, [os.getpid()]
+    for pid in family:  # grows while it is read
+        try:
+            rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+            children = [path.read_text().split() for path in Path(f"/proc/{pid}/task").glob("*/children")]
+        except (FileNotFoundError, ProcessLookupError):  # it ended meanwhile
+            continue
+        family += [int(child) for row in children for child in row]
+        pages += sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith(("Pss_Anon", "Pss_Shmem")))
+    return pages / 1024
+
+
+def soak(count: int, *, data: str, size: int, workers: int, path: Path | None) -> None:
+    """Reads ``count`` samples of the set ``data`` and compares memory along the way.
+
+    Raises:
+        RunError: memory grew by more than 5 %.
+    """
+    config = PretrainConfig(
+        name="bench",
+        data=DataConfig(train=[DatasetRef(path=data)], global_batch_size=BATCH, workers=workers),
+        train=TrainConfig(steps=1),
+        augment=AugmentConfig(image_size=size),
+    )
+    steps = -(-count // BATCH)
+    seen: list[float] = []
+    start = time.perf_counter()
+    batches = train_loader(
+        config, views="pretrain", start_step=0, stop_step=steps, micro_batch=BATCH, rank=0, world_size=1
+    )
+    for step, _ in enumerate(batches, start=1):
+        if step % max(1, steps // 100) == 0:
+            seen.append(memory_mb())
+            if len(seen) % 10 == 0:
+                speed = step * BATCH / (time.perf_counter() - start)
+                print(f"{step * BATCH:>9} samples, {seen[-1]:7.1f} MB, {speed:6.0f} images/s", flush=True)
+    tenths = [statistics.median(seen[i * len(seen) // 10 : (i + 1) * len(seen) // 10]) for i in range(10)]
+    growth = tenths[9] / tenths[1] - 1  # the first tenth still warms up
+    listed = ", ".join(f"{mb:.1f}" for mb in tenths)
+    print(f"median MB by tenth: {listed}; {100 * growth:+.1f} % from the second to the last")
+    if path:
+        record = {"samples": steps * BATCH, "data": data, "workers": workers, "mb_by_tenth": tenths, "growth": growth}
+        path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    if growth > 0.05:
+        raise RunError("memory grew by more than 5 %")
+
+
 @command
 def main(argv: list[str]) -> None:
     """Runs the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="write the numbers to this file")
     parser.add_argument("--images", type=int, default=1000, help="different files")
-    parser.add_argument("--samples", type=int, default=1024, help="samples per round and loader")
+    parser.add_argument("--samples", type=int, default=4096, help="samples per round and loader")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--soak", type=int, metavar="SAMPLES", help="memory over so many samples, and nothing else")
+    parser.add_argument("--data", help="--soak: a prepared set")
+    parser.add_argument("--size", type=int, default=64, help="--soak: pixels of a view")
     arguments = parser.parse_args(argv)
     if min(arguments.images, arguments.samples, arguments.rounds) < 1 or arguments.workers < 0:
         raise VeaError("--images, --samples and --rounds must be 1 or more, --workers 0 or more")
     torch.set_num_threads(1)
+    if arguments.soak:
+        if not arguments.data or arguments.soak < 100 * BATCH:
+            raise VeaError(f"--soak needs --data, a prepared set, and at least {100 * BATCH} samples")
+        soak(arguments.soak, data=arguments.data, size=arguments.size, workers=arguments.workers, path=arguments.json)
+        return
 
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
