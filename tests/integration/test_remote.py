@@ -255,7 +255,7 @@ def test_batches_from_nginx(prepared, tmp_path):
         process.wait()
 
 
-@pytest.mark.skipif(importlib.util.find_spec("moto") is None, reason="needs pip install 'moto[server]'")
+@pytest.mark.skipif(importlib.util.find_spec("moto") is None, reason="needs pip install 'moto[s3]' flask flask-cors")
 def test_batches_from_s3(prepared, monkeypatch):
     port = free_port()
     words = ["-c", "from moto.server import main; main()", "-H", "127.0.0.1", "-p", str(port)]

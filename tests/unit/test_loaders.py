@@ -17,6 +17,7 @@ import torch
 
 from vea.config import AugmentConfig, DataConfig, DatasetRef, ExpressionConfig, PretrainConfig, TrainConfig
 from vea.data import loader_cli
+from vea.data.collate import merged_fields
 from vea.data.loaders import EvalPlaces, eval_loader, train_loader
 from vea.data.sample import LabelField, Sample
 from vea.data.shards import read_index
@@ -215,6 +216,14 @@ def test_sets_that_disagree_about_a_label_are_refused(data, tmp_path):
         with pytest.raises(VeaError, match="cannot be mixed") as caught:
             steps(config(data, str(bad.root), recipe=ExpressionConfig), views="classify")
         assert data in str(caught.value) and str(bad.root) in str(caught.value)
+
+
+def test_sets_need_to_agree_only_about_what_is_learned_and_on_its_scale():
+    low, high, mood = LabelField("value", (), 1, 7), LabelField("value", (), -1, 1), FIELDS["expression"]
+    fields = {"a": {"valence": low, "mood": mood}, "b": {"valence": high, "mood": mood}}
+    with pytest.raises(VeaError, match=r"a and b cannot be mixed: 'valence' goes from 1 to 7 .* from -1 to 1"):
+        merged_fields(fields)
+    assert merged_fields(fields, used=["mood"]) == fields["a"]
 
 
 def test_a_corrupt_image_is_replaced_and_shifts_nothing(tmp_path, caplog):

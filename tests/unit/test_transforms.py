@@ -12,6 +12,7 @@ from PIL import Image
 
 from vea.config import AugmentConfig
 from vea.data import transforms
+from vea.data.order import KeyedUniforms
 from vea.data.person import person_window
 from vea.data.transforms import CorruptImage, Views, decode, eval_window
 from vea.errors import VeaError
@@ -184,10 +185,10 @@ def test_each_option_changes_the_view(option):
 
 
 def test_crop_area_stays_in_scale():
-    rng = transforms.keyed_generator("test")
+    numbers = KeyedUniforms("test")
     areas = []
     for _ in range(500):
-        window = transforms.random_resized_window(rng, width=400, height=300, scale=(0.2, 1), ratio=(0.75, 4 / 3))
+        window = transforms.random_resized_window(numbers, width=400, height=300, scale=(0.2, 1), ratio=(0.75, 4 / 3))
         x0, y0, x1, y1 = window
         assert 0 <= x0 < x1 <= 400 and 0 <= y0 < y1 <= 300
         areas.append((x1 - x0) * (y1 - y0) / 120_000)
@@ -203,8 +204,8 @@ def test_person_window():
     for box in ([200, 200, 300, 300], [10, 10, 10, 50], [5, 5, 6, 6], [0, 0, float("nan"), 5], [1, 2, 3]):
         assert person_window([box], width=100, height=100) is None
     for n in range(50):
-        generator = transforms.keyed_generator("box", n)
-        x0, y0, x1, y1 = person_window([[40, 20, 60, 80]], width=100, height=100, generator=generator)
+        numbers = KeyedUniforms("box", n)
+        x0, y0, x1, y1 = person_window([[40, 20, 60, 80]], width=100, height=100, numbers=numbers)
         assert x0 <= 42 and y0 <= 24 and x1 >= 58 and y1 >= 76 and 20 <= x1 - x0 <= 25 and 60 <= y1 - y0 <= 73
 
 

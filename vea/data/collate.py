@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,11 +38,17 @@ class Item:
     problems: dict[str, str] = field(default_factory=dict)  # key of each sample that could not be used: a sentence
 
 
-def merged_fields(fields_by_set: Mapping[str, Mapping[str, LabelField]]) -> dict[str, LabelField]:
-    """Returns the label fields of several data sets together, by name.
+def merged_fields(
+    fields_by_set: Mapping[str, Mapping[str, LabelField]], *, used: Collection[str] | None = None
+) -> dict[str, LabelField]:
+    """Returns the label fields of several data sets together, by name; the first set's where two have one name.
+
+    Args:
+        fields_by_set: of each set, by its name.
+        used: the labels that a model learns or is scored on, on which the sets must agree; None for all.
 
     Raises:
-        VeaError: two sets give one name another kind, other classes or another order; the sentence names both.
+        VeaError: two sets give one name another kind, scale, other classes or another order; the sentence names both.
     """
     merged: dict[str, LabelField] = {}
     origin: dict[str, str] = {}
@@ -51,15 +57,22 @@ def merged_fields(fields_by_set: Mapping[str, Mapping[str, LabelField]]) -> dict
             if name not in merged:
                 merged[name], origin[name] = entry, where
                 continue
-            if entry.kind != merged[name].kind:
+            if used is not None and name not in used:
+                continue
+            first, both = merged[name], f"{origin[name]} and {where} cannot be mixed"
+            if entry.kind != first.kind:
                 raise VeaError(
-                    f"{origin[name]} and {where} cannot be mixed: label {name!r} is a {merged[name].kind} in the first "
-                    f"and a {entry.kind} in the second"
+                    f"{both}: label {name!r} is a {first.kind} in the first and a {entry.kind} in the second"
+                )
+            if (entry.low, entry.high) != (first.low, first.high):
+                raise VeaError(
+                    f"{both}: {name!r} goes from {first.low} to {first.high} in the first and from {entry.low} to "
+                    f"{entry.high} in the second"
                 )
             try:
-                check_same_classes(merged[name].classes, entry.classes, f"{where}, label {name!r}")
+                check_same_classes(first.classes, entry.classes, f"{where}, label {name!r}")
             except VeaError as error:
-                raise VeaError(f"{origin[name]} and {where} cannot be mixed: {error}") from None
+                raise VeaError(f"{both}: {error}") from None
     return merged
 
 

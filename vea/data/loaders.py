@@ -132,8 +132,9 @@ class ItemMaker:
         if views == "pretrain":
             self.num_patches = num_patches or infer_num_patches(config)
         else:
-            fields = merged_fields({shards.name: shards.fields for shards in sets})
-            wanted = getattr(config, "targets", None) or fields
+            wanted = getattr(config, "targets", None)
+            fields = merged_fields({shards.name: shards.fields for shards in sets}, used=wanted)
+            wanted = wanted or fields
             for name in wanted:
                 if name not in fields:
                     names = ", ".join(shards.name for shards in sets)

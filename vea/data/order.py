@@ -21,9 +21,9 @@ that of ``Generator.permutation``.
 from __future__ import annotations
 
 import hashlib
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 
 import numpy as np
 
@@ -38,6 +38,23 @@ def keyed_bits(*key: int | str) -> np.random.Philox:
     """Returns a bit generator whose stream is a function of ``key`` alone, independent of every other key's."""
     digest = hashlib.blake2b("\x1f".join(map(str, key)).encode(), digest_size=16).digest()
     return np.random.Philox(key=int.from_bytes(digest, "little"))
+
+
+class KeyedUniforms:
+    """Uniform numbers in [0, 1) that are a function of ``key`` and of how often was drawn.
+
+    For a handful of numbers: a NumPy bit generator reads the system's entropy when it is made, whatever its key, and
+    costs ten times as much.
+    """
+
+    def __init__(self, *key: int | str) -> None:
+        self._hash = hashlib.blake2b("\x1f".join(map(str, key)).encode())
+
+    def random(self, count: int) -> list[float]:
+        """Returns ``count`` numbers, at most eight."""
+        self._hash.update(b"\x1f")
+        words = struct.unpack_from(f"<{count}Q", self._hash.digest())
+        return [(word >> 11) * 2.0**-53 for word in words]
 
 
 def permutation(length: int, *key: int | str) -> np.ndarray:
@@ -103,6 +120,7 @@ class Order:
     _cycles: dict[int, tuple[np.ndarray, np.ndarray]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
+    _opened: dict[tuple[int, int], _Opened] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         assert len(self.sizes) == len(self.weights) > 0, "one weight per data set"
@@ -135,8 +153,20 @@ class Order:
         """Returns the draw at a position of the stream of (set, reader), counted over all passes."""
         first, last = self.slice_of(dataset, reader)
         pass_number, offset = divmod(position, last - first)
-        place = first + _place(self.seed, dataset, reader, pass_number, last - first, offset)
+        place = first + self._place(dataset, reader, pass_number, length=last - first, offset=offset)
         return Draw(dataset, reader, position, pass_number, place % self.sizes[dataset])
+
+    def _place(self, dataset: int, reader: int, pass_number: int, *, length: int, offset: int) -> int:
+        """Returns which place of a slice of ``length`` comes at ``offset`` of a pass."""
+        key = (self.seed, dataset, reader, pass_number)
+        opened = self._opened.get((dataset, reader))
+        if opened is None or opened.pass_number != pass_number:
+            opened = self._opened[dataset, reader] = _Opened(pass_number, *_blocks(*key, length=length))
+        window = int(np.searchsorted(opened.starts[::WINDOW], offset, side="right")) - 1
+        if opened.window != window:
+            opened.window = window
+            opened.places = _window(*key, length=length, order=opened.order, window=window)
+        return int(opened.places[offset - opened.starts[window * WINDOW]])
 
     def draw(self, step: int, slot: int) -> Draw:
         """Returns what stands in place ``slot`` of the global batch of ``step``."""
@@ -154,28 +184,28 @@ class Order:
         return np.array(rows, dtype=PLAN)
 
 
-def _place(seed: int, dataset: int, reader: int, pass_number: int, length: int, offset: int) -> int:
-    """Returns which place of a slice of ``length`` comes at ``offset`` of a pass."""
-    starts, _ = _blocks(seed, dataset, reader, pass_number, length)
-    window = int(np.searchsorted(starts[::WINDOW], offset, side="right")) - 1
-    within = _window(seed, dataset, reader, pass_number, length, window)
-    return int(within[offset - starts[window * WINDOW]])
-
-
-@lru_cache(maxsize=2048)
-def _blocks(seed: int, dataset: int, reader: int, pass_number: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+def _blocks(*key: int, length: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns the offset at which each permuted block of a pass starts (K,), and which block it is (K,)."""
     size = min(BLOCK, -(-length // WINDOW))
-    order = permutation(-(-length // size), "blocks", seed, dataset, reader, pass_number)
+    order = permutation(-(-length // size), "blocks", *key)
     lengths = np.minimum(length - order * size, size)
     return np.cumsum(lengths) - lengths, order
 
 
-@lru_cache(maxsize=2048)
-def _window(seed: int, dataset: int, reader: int, pass_number: int, length: int, window: int) -> np.ndarray:
-    """Returns the shuffled places of one window of a pass, int64."""
+def _window(*key: int, length: int, order: np.ndarray, window: int) -> np.ndarray:
+    """Returns the shuffled places of one window of a pass whose blocks come in ``order``, int64."""
     size = min(BLOCK, -(-length // WINDOW))
-    _, order = _blocks(seed, dataset, reader, pass_number, length)
     blocks = order[window * WINDOW : (window + 1) * WINDOW]
     places = np.concatenate([np.arange(block * size, min((block + 1) * size, length)) for block in blocks])
-    return places[permutation(len(places), "window", seed, dataset, reader, pass_number, window)]
+    return places[permutation(len(places), "window", *key, window)]
+
+
+@dataclass
+class _Opened:
+    """What is kept of the pass that a reader is in: its blocks and the one window that is being read."""
+
+    pass_number: int
+    starts: np.ndarray
+    order: np.ndarray
+    window: int = -1
+    places: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from vea.data.order import KeyedUniforms
+
 MARGIN = 0.1  # how much larger than the box its crop is, so that a tight box does not cut hair and hands
 SHIFT = 0.05  # training: largest move of the crop's centre, as a share of the box
 HEAD = 0.62  # side of the head's square over the shorter side of the person's box
@@ -19,17 +21,17 @@ Window = tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels; x1 and y1 are ou
 
 
 def person_window(
-    boxes: Sequence[Sequence[float]], *, width: int, height: int, generator: np.random.Generator | None = None
+    boxes: Sequence[Sequence[float]], *, width: int, height: int, numbers: KeyedUniforms | None = None
 ) -> Window | None:
     """Returns the crop around ``boxes[0]``, clipped to the image, or None where nobody is found.
 
-    With a generator (training) the side is 1 to ``1 + 2 * MARGIN`` times the box's and the centre moves by up to
+    With ``numbers`` (training) the side is 1 to ``1 + 2 * MARGIN`` times the box's and the centre moves by up to
     ``SHIFT``; without one it is ``1 + MARGIN`` times, centred. None as well for a box outside the image, of less than
     ``MIN_SIDE`` pixels, or with numbers that are not finite.
     """
     factor, move_x, move_y = 1 + MARGIN, 0.0, 0.0
-    if generator is not None:
-        first, second, third = generator.random(3)
+    if numbers is not None:
+        first, second, third = numbers.random(3)
         factor, move_x, move_y = 1 + 2 * MARGIN * first, SHIFT * (2 * second - 1), SHIFT * (2 * third - 1)
     if not boxes or len(boxes[0]) != 4 or not np.isfinite(boxes[0]).all():
         return None
