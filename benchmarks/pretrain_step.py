@@ -1,25 +1,35 @@
 """One UniEmoX training step against the structure of the authors' released step: interleaved rounds, medians.
 
-    python benchmarks/pretrain_step.py --json pretrain_step.json          # ViT-B/16 and a CLIP ViT-B/16 (about 10 min)
+    python benchmarks/pretrain_step.py --json pretrain_step.json          # ViT-B/16 and a CLIP ViT-B/16 (about 6 min)
     python benchmarks/pretrain_step.py --student small --batch 4 --rounds 2
     python benchmarks/pretrain_step.py --infonce                          # blocked InfoNCE at 16,384 x 512
+    python benchmarks/pretrain_step.py --mae --batch 16                   # plain MAE, ViT-S/16, against other libraries
+    python benchmarks/pretrain_step.py --growth docs/growth.png           # plain MAE by batch and by image size
 
 Same data, student, teacher and batch in every arm; weights are random, which changes no time. What is compared:
 
 - ``released``: a YOLOv3 at 416 and the text tower in every step, two full MAE passes (all patches embedded, order
-  restored, every patch predicted, decoder on both views), two float views, torch's default AdamW;
+  restored, every patch predicted, decoder on both views), two float views, torch's default AdamW, in fp32;
 - ``released_224``: the same with the detector at 224, which is what the released code feeds it;
 - ``vea``: the same objective with a live teacher: both views in one encoder call, decoder for the scene only, removed
   patches only, uint8 until the step, text features kept per distinct text (person boxes come from the shards);
-- ``vea_cached``: a variant, the teacher's embedding of the clean image read instead of computed.
+- ``vea_cached``: a variant, the teacher's embedding of the clean image read instead of computed;
+- ``vea_bf16``, ``vea_bf16_cached``: the same with train.precision=bf16, where the CPU multiplies bf16 itself.
 
-Ratios above 1 mean that vea is faster. ``mfu`` is the counted FLOPs of ``vea`` (torch's FlopCounterMode, which leaves
-fused attention out: a lower bound) over its time, as a share of the matrix product of 2048 x 2048 measured beside it.
+Ratios above 1 mean that vea is faster. ``vs_released`` and ``vs_released_cached`` take the faster precision of vea's on
+this machine, ``..._fp32`` fp32 on both sides. ``mfu`` is the counted FLOPs of ``vea`` in fp32 (torch's FlopCounterMode,
+which leaves fused attention out: a lower bound) over its time, as a share of the matrix product of 2048 x 2048 measured
+beside it.
+
+``--mae``: the masked autoencoder alone, with the same fused AdamW, against facebookresearch/mae's structure and,
+where it is installed (pip install --no-deps lightly), lightly's.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
+import importlib.util
 import json
 import multiprocessing
 import resource
@@ -41,12 +51,14 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from vea.config import PretrainConfig
+from vea.config import DecoderConfig, EncoderConfig, PretrainConfig
 from vea.errors import RunError, command
 from vea.losses.contrastive import contrastive_similarity, infonce
 from vea.models.backbone import sincos_positions
 from vea.models.fusion import build_fusion
+from vea.models.mim import MaskedAutoencoder
 from vea.models.teacher import ClipTeacher
+from vea.runtime import cpu_multiplies_bf16
 from vea.tasks.pretrain import PretrainTask
 from vea.training.optim import build_optimizer
 
@@ -154,7 +166,9 @@ def released_step(teacher: ClipTeacher, batch: dict[str, Any], *, student: tuple
 # ----------------------------------------------------------------------------------------------------------------- ours
 
 
-def vea_step(teacher: ClipTeacher, batch: dict[str, Any], *, student: tuple[int, int], cached: bool) -> Step:
+def vea_step(
+    teacher: ClipTeacher, batch: dict[str, Any], *, student: tuple[int, int], cached: bool, bf16: bool = False
+) -> Step:
     """Returns our step, with the engine's optimizer."""
     width, heads = student
     config = PretrainConfig.model_validate({
@@ -167,7 +181,8 @@ def vea_step(teacher: ClipTeacher, batch: dict[str, Any], *, student: tuple[int,
     optimizer = build_optimizer(task, config.train)
 
     def step() -> Tensor:
-        loss = task(batch, step=0)["loss"]
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            loss = task(batch, step=0)["loss"]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -204,6 +219,10 @@ def compare(student: str, *, batch_size: int, rounds: int) -> dict[str, Any]:
     ours = partial(vea_step, teacher, batch, student=STUDENTS[student])
     arms = {"released": released(detector_size=416), "released_224": released(detector_size=224),
             "vea": ours(cached=False), "vea_cached": ours(cached=True)}  # fmt: skip
+    if cpu_multiplies_bf16():
+        fast = copy.deepcopy(teacher).in_precision(torch.bfloat16)
+        ours = partial(vea_step, fast, batch, student=STUDENTS[student], bf16=True)
+        arms |= {"vea_bf16": ours(cached=False), "vea_bf16_cached": ours(cached=True)}
     for step in arms.values():
         step()
     with FlopCounterMode(display=False) as counter:
@@ -216,16 +235,113 @@ def compare(student: str, *, batch_size: int, rounds: int) -> dict[str, Any]:
             times["matmul"].append(seconds(lambda: square @ square))
     median = {name: statistics.median(values) for name, values in times.items()}
     peak = 2 * 2048**3 / median["matmul"]
-    ratios = {
-        "vs_released": median["released"] / median["vea"],
-        "vs_released_224": median["released_224"] / median["vea"],
-        "vs_released_cached": median["released"] / median["vea_cached"],
-        "vs_released_224_cached": median["released_224"] / median["vea_cached"],
-        "mfu": counter.get_total_flops() / median["vea"] / peak,
-    }
+    ratios = {}
+    for variant in ("", "_cached"):
+        exact = median[f"vea{variant}"]
+        best = min(exact, median.get(f"vea_bf16{variant}", exact))
+        for size in ("", "_224"):
+            theirs = median[f"released{size}"]
+            ratios |= {f"vs_released{size}{variant}": theirs / best,
+                       f"vs_released{size}{variant}_fp32": theirs / exact}  # fmt: skip
+    ratios["mfu"] = counter.get_total_flops() / median["vea"] / peak
     return {"student": student, "batch": batch_size, "rounds": rounds, "threads": torch.get_num_threads(),
             "seconds": median, "flops": counter.get_total_flops(), "matmul_gflops": peak / 1e9,
             "ratios": ratios}  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------------ plain MAE alone
+
+
+class LightlyMae(nn.Module):
+    """MAE as lightly's example puts it together, with MAE's own decoder."""
+
+    def __init__(self, encoder: VisionTransformer) -> None:
+        from lightly.models.modules import MAEDecoderTIMM, MaskedVisionTransformerTIMM
+
+        super().__init__()
+        self.backbone = MaskedVisionTransformerTIMM(encoder)
+        self.decoder = MAEDecoderTIMM(encoder.patch_embed.num_patches, PATCH, embed_dim=encoder.embed_dim)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Returns the loss."""
+        from lightly.models import utils
+
+        size = (len(images), self.backbone.sequence_length)
+        kept, masked = utils.random_token_mask(size, mask_ratio=RATIO, device=images.device)
+        tokens = self.decoder.embed(self.backbone.encode(images, idx_keep=kept))
+        filled = utils.set_at_index(utils.repeat_token(self.decoder.mask_token, size), kept, tokens)
+        prediction = self.decoder.predict(utils.get_at_index(self.decoder.decode(filled), masked))
+        target = utils.get_at_index(utils.patchify(images, PATCH), masked - 1)
+        return F.mse_loss(prediction, target)
+
+
+def mae_step(batch: int, *, size: int) -> Step:
+    """Returns the step of vea's masked autoencoder, ViT-S/16."""
+    encoder = EncoderConfig(name="vit_small_patch16_224")
+    model = MaskedAutoencoder(encoder, decoder=DecoderConfig(), image_size=size, mask_ratio=RATIO)
+    images = torch.rand(batch, 3, size, size)
+
+    def loss() -> Tensor:
+        encoded = model.encode(images, torch.rand(batch, model.num_patches))
+        prediction = model.decode(model.project(encoded.latent), encoded.order)
+        return model.sample_losses(encoded, prediction).mean()
+
+    return training_step(model, loss)
+
+
+def training_step(model: nn.Module, loss: Callable[[], Tensor]) -> Step:
+    """Returns forward, backward and the step of a fused AdamW."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), fused=True)
+
+    def step() -> Tensor:
+        value = loss()
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        return value.detach()
+
+    return step
+
+
+def compare_mae(batch: int, *, rounds: int) -> dict[str, Any]:
+    """Returns medians and ratios of plain MAE."""
+    images = torch.rand(batch, 3, SIZE, SIZE)
+    faithful = PlainMae(timm.create_model("vit_small_patch16_224", num_classes=0))
+    arms = {"vea": mae_step(batch, size=SIZE), "mae": training_step(faithful, lambda: faithful(images)[0])}
+    if importlib.util.find_spec("lightly") is not None:
+        theirs = LightlyMae(timm.create_model("vit_small_patch16_224", num_classes=0))
+        arms["lightly"] = training_step(theirs, lambda: theirs(images))
+    for step in arms.values():
+        step()
+    times: dict[str, list[float]] = {name: [] for name in arms}
+    for _ in range(rounds):
+        for name, step in arms.items():
+            times[name].append(seconds(step))
+    median = {name: statistics.median(values) for name, values in times.items()}
+    ratios = {f"vs_{name}": value / median["vea"] for name, value in median.items() if name != "vea"}
+    return {"batch": batch, "rounds": rounds, "seconds": median, "ratios": ratios}
+
+
+def growth(path: Path, *, rounds: int) -> dict[str, Any]:
+    """Returns the step's seconds by batch (at 160 pixels) and by image side (batch 8), and plots them."""
+    from matplotlib.figure import Figure
+
+    cells = [("batch", n, n, 160) for n in (4, 8, 16, 32, 64)] + [("side", s, 8, s) for s in (96, 160, 224, 288)]
+    steps = [(kind, x, mae_step(batch, size=size)) for kind, x, batch, size in cells]
+    found: dict[str, dict[int, float]] = {"batch": {}, "side": {}}
+    for kind, x, step in steps:
+        step()
+        found[kind][x] = statistics.median(seconds(step) for _ in range(rounds))
+    figure = Figure(figsize=(8, 3), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for axes, rows, label in (
+        (left, found["batch"], "batch, at 160 pixels"),
+        (right, {side**2 / 1000: value for side, value in found["side"].items()}, "thousand pixels, batch 8"),
+    ):
+        axes.plot(list(rows), list(rows.values()), "o-")
+        axes.set(xlabel=label, ylabel="seconds a step", xlim=(0, None), ylim=(0, None))
+    figure.savefig(path, dpi=110)
+    return {"seconds_by_batch": found["batch"], "seconds_by_side": found["side"]}
 
 
 # -------------------------------------------------------------------------------------------------------------- InfoNCE
@@ -267,6 +383,8 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--infonce", action="store_true", help="measure InfoNCE instead of the step")
+    parser.add_argument("--mae", action="store_true", help="measure the plain masked autoencoder of ViT-S/16")
+    parser.add_argument("--growth", type=Path, metavar="PNG", help="measure it by batch and image size, and plot")
     parser.add_argument("--rows", type=int, default=16384, help="of InfoNCE")
     parser.add_argument("--block", type=int, default=256, help="of InfoNCE")
     parser.add_argument("--json", type=Path)
@@ -274,6 +392,13 @@ def main(argv: list[str]) -> None:
     if given.infonce:
         result = compare_infonce(given.rows, block=given.block, rounds=given.rounds)
         shown = {name: f"{s:.2f} s, {mib:.0f} MiB" for name, (s, mib) in result["seconds_and_mib"].items()}
+    elif given.mae:
+        result = compare_mae(given.batch, rounds=given.rounds)
+        shown = {name: f"{1000 * s:.0f} ms, {given.batch / s:.2f} images/s" for name, s in result["seconds"].items()}
+    elif given.growth:
+        result = growth(given.growth, rounds=given.rounds)
+        shown = {f"batch {n}, 160 pixels": f"{1000 * s:.0f} ms" for n, s in result["seconds_by_batch"].items()}
+        shown |= {f"batch 8, {n} pixels": f"{1000 * s:.0f} ms" for n, s in result["seconds_by_side"].items()}
     else:
         result = compare(given.student, batch_size=given.batch, rounds=given.rounds)
         shown = {name: f"{1000 * s:.0f} ms, {given.batch / s:.2f} images/s" for name, s in result["seconds"].items()
@@ -282,7 +407,7 @@ def main(argv: list[str]) -> None:
     table = Table("", "median", title=f"{torch.get_num_threads()} threads, {given.rounds} interleaved rounds")
     for name, text in shown.items():
         table.add_row(name, text)
-    for name, value in result["ratios"].items():
+    for name, value in result.get("ratios", {}).items():
         table.add_row(name, f"{value:.2f}")
     Console().print(table)
     if given.json:

@@ -200,7 +200,8 @@ class Machine:
     overlap: float = 0.8  # of the gradient's all-reduce hides behind the backward pass
     loader_cpu_ms: float = 1.65  # CPU time of a sample with two views, measured (benchmarks/loader.py)
     cores_per_gpu: int = 8
-    checkpoint_gbytes: float = 1.0  # of shared storage, GB/s, written by rank 0
+    host_gbytes: float = 5.0  # from the GPU to pageable host memory, GB/s: what a checkpoint holds the training up for
+    checkpoint_gbytes: float = 1.0  # of shared storage, GB/s, written by rank 0 behind the training
     checkpoint_every: int = 490  # steps, as in configs/pretrain/emoset_vitb16.yaml
     node_mtbf_hours: float = 2000.0  # between failures of one node
     restart_s: float = 120.0  # from the failure until steps are made again
@@ -265,18 +266,20 @@ def predict(model: Model, gpus: int, *, batch: int, machine: Machine) -> dict[st
     pairs = share * batch  # a rank's own samples against all texts
     relations = MATRIX_PRODUCTS * 2 * pairs * model.width / (machine.tf32_tflops * 1e12 * machine.utilisation)
     relations += MATRIX_PASSES * 4 * pairs / (machine.memory_tbytes * 1e12)
-    save = 12 * model.parameters / (machine.checkpoint_gbytes * 1e9)  # weights and two moments in fp32
+    size = 12 * model.parameters / 1e9  # GB: weights and two moments in fp32
+    copy, write = size / machine.host_gbytes, size / machine.checkpoint_gbytes
     step = max(compute + relations + exposed + gather, loader)  # workers go on while the GPU waits for others
-    amortised = save / machine.checkpoint_every
+    late = max(0.0, write - machine.checkpoint_every * step)  # one is written at a time
+    amortised = (copy + late) / machine.checkpoint_every
     ideal = max(compute, loader)  # what this share of the batch takes a GPU that has nobody to talk to
     mtbf = machine.node_mtbf_hours * 3600 / max(1, math.ceil(gpus / machine.gpus_per_node))
-    period = machine.checkpoint_every * step + save
-    lost = (period / 2 + machine.restart_s) / mtbf
+    period = machine.checkpoint_every * step + copy + late
+    lost = (period / 2 + write + machine.restart_s) / mtbf  # what is on its way does not count yet
     return {
         "compute": compute, "loader": loader, "all_reduce": reduce, "exposed": exposed, "gather": gather,
         "relations": relations, "relations_gb": MATRICES_KEPT * 4 * pairs / 1e9, "checkpoint": amortised,
         "images_per_s": batch / (step + amortised), "efficiency": ideal / (step + amortised),
-        "lost_to_failures": lost, "best_checkpoint_every": math.sqrt(2 * save * mtbf) / step,  # Young 1974
+        "lost_to_failures": lost, "best_checkpoint_every": math.sqrt(2 * copy * mtbf) / step,  # Young 1974
     }  # fmt: skip
 
 

@@ -37,6 +37,7 @@ from vea.data.shards import ShardReader, read_index
 from vea.data.synthetic import samples
 from vea.errors import VeaError, command
 from vea.labels import FER2013_7, FERPLUS_8
+from vea.metrics import retrieval_recall
 from vea.models.teacher import (
     WEIGHTS_NAME,
     Teacher,
@@ -57,19 +58,6 @@ def symmetric_infonce(image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
     logits = scale * image @ text.T
     target = torch.arange(len(logits))
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
-
-
-def retrieval(image: Tensor, text: Tensor, owner: Tensor) -> dict[str, float]:
-    """Returns recall at 1 and 5, both directions; ``owner[j]`` is the row of ``image`` that text j belongs to."""
-    similarity = image @ text.T  # (N, M)
-    own = owner[None, :] == torch.arange(len(image))[:, None]
-    figures = {}
-    for k in (1, 5):
-        found = own.gather(1, similarity.topk(k, dim=1).indices).any(1)
-        figures[f"image_to_text_r{k}"] = round(float(found.float().mean()), 4)
-        found = (similarity.topk(k, dim=0).indices == owner[None, :]).any(0)
-        figures[f"text_to_image_r{k}"] = round(float(found.float().mean()), 4)
-    return figures
 
 
 def save_teacher(out: Path, config: dict[str, Any], weights: dict[str, Tensor], extra: dict[str, Any]) -> None:
@@ -191,7 +179,8 @@ def held_out_scenes(teacher: Teacher) -> dict[str, Any]:
     image, owner = teacher.encode_image(pictures), torch.arange(len(pictures))
     kinds = {"caption": 1, "attributes": 2, "attributes_label_free": 3}
     figures = {
-        kind: retrieval(image, teacher.encode_text([t[place] for t in texts]), owner) for kind, place in kinds.items()
+        kind: retrieval_recall(image, teacher.encode_text([entry[place] for entry in texts]), owner)
+        for kind, place in kinds.items()
     }
     return {"pairs": len(pictures), "data": "synthetic, split test", **figures}
 
@@ -296,7 +285,8 @@ def train_two_towers(arguments: argparse.Namespace) -> None:
     def held_out(teacher: Teacher) -> dict[str, Any]:
         pictures, captions = load_pairs(arguments.shards, split="val", size=arguments.image_size)
         image = torch.cat([teacher.encode_image(rows) for rows in pictures.split(64)])
-        figures = retrieval(image, teacher.encode_text([entry[0] for entry in captions]), torch.arange(len(image)))
+        text = teacher.encode_text([entry[0] for entry in captions])
+        figures = retrieval_recall(image, text, torch.arange(len(image)))
         return {"pairs": len(image), "data": "split val of the same sets, first caption of each", "caption": figures}
 
     finish(arguments.out, config, dict(maps.state_dict()), {}, held_out)

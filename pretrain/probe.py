@@ -36,7 +36,7 @@ from vea.data.shards import read_index
 from vea.errors import VeaError, command, did_you_mean
 from vea.metrics import concordance
 from vea.models.backbone import build_encoder, sincos_positions
-from vea.models.weights import encoder_form, encoder_part, load_encoder_weights, read_weight_file
+from vea.models.weights import encoder_form, encoder_part, load_encoder, read_weight_file
 from vea.training.checkpoint import find_weights, load_weights, write_text
 
 DECAYS = [10.0**power for power in range(-5, 3)]  # on standardised features, for the mean loss
@@ -65,7 +65,7 @@ class Source:
         encoder = build_encoder(self.form, image_size=image_size)
         weights = self.weights[row]
         if weights is not None:
-            load_encoder_weights(encoder, weights, where=row)
+            load_encoder(encoder, weights, where=row)
         elif encoder.pos_embed is not None and not encoder.no_embed_class:
             # where pretraining starts: without positions that mean something the untrained network would be a straw man
             positions = sincos_positions(encoder.embed_dim, grid=encoder.patch_embed.grid_size,

@@ -33,7 +33,9 @@ def main(argv: list[str]) -> None:
     config = config_from_command_line(__doc__, argv, PretrainConfig)
     runtime = vea_runtime.start(config.runtime, precision=config.train.precision)
 
-    teacher = load_teacher(config.teacher) if config.teacher and needs_teacher(config.objective) else None
+    teacher = None
+    if config.teacher and needs_teacher(config.objective):
+        teacher = load_teacher(config.teacher).in_precision(runtime.precision)
     if runtime.is_main:
         print(f"teacher: {teacher.description if teacher else 'none'}", flush=True)
 

@@ -166,3 +166,15 @@ def test_pretrained_encoder_is_fine_tuned_evaluated_and_reported(work, repositor
         assert content in page and "data:image/png;base64," in page
         assert "<svg" in page or page.count("data:image/png;base64,") > 1  # curves beside the pictures
         assert not re.search(r"""(?:src|href)\s*=\s*["']?(?:https?:)?//|url\(\s*["']?(?:https?:)?//|@import""", page)
+
+
+def test_retrieval_scores_the_trained_weights_against_the_teachers_texts(work, repository, undisturbed):
+    found = work / "retrieval.json"
+    result = run(repository, "pretrain/retrieve.py", str(undisturbed), "--json", str(found))
+    record = json.loads(found.read_text())
+    index = json.loads((work / "data" / "index.json").read_text())
+    assert record["pairs"] == sum(shard["samples"] for shard in index["splits"]["test"]["shards"])
+    assert f"among {record['pairs']} pairs" in " ".join(result.stdout.split())  # a long path wraps the table's title
+    recall = record["recall"]
+    assert recall["teacher's image"]["image_to_text_r5"] > 3 * recall["chance"]["image_to_text_r5"]
+    assert recall["gamma"] != recall["untrained"]

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 
 import pytest
 import torch
@@ -238,6 +239,26 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
     assert sorted(p.name for p in (tmp_path / "a" / "checkpoints").iterdir()) == ["step_00000005"]
     monkeypatch.undo()
     assert run(tmp_path / "a").step == 12
+
+
+def test_a_checkpoint_is_written_behind_the_training_and_holds_the_state_of_its_step(tmp_path, monkeypatch):
+    run(tmp_path / "a", keep_last=9, log_every=1)
+    real = ckpt.save_checkpoint
+    seen_meanwhile = []
+
+    def slow(run_dir, *, step, **content):
+        deadline = time.monotonic() + 20
+        while step == 5 and time.monotonic() < deadline and len(seen_meanwhile) == 0:
+            seen_meanwhile.extend(line for line in (run_dir / "metrics.jsonl").open() if '"step": 8' in line)
+            time.sleep(0.01)
+        return real(run_dir, step=step, **content)
+
+    monkeypatch.setattr(ckpt, "save_checkpoint", slow)
+    run(tmp_path / "b", keep_last=9, log_every=1)
+    assert seen_meanwhile, "the training did not go on while the checkpoint of step 5 was being written"
+    for name in ("model.safetensors", "optimizer.pt"):
+        first, second = ((tmp_path / part / "checkpoints/step_00000005" / name).read_bytes() for part in "ab")
+        assert first == second, name
 
 
 def test_best_weights_are_those_validation_chose(tmp_path):

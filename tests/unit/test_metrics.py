@@ -99,3 +99,16 @@ def test_formulas_take_many_matrices_at_once():
     assert metrics.accuracy(both) == pytest.approx([7 / 8, 1.0])
     assert metrics.balanced_accuracy(both) == pytest.approx([(3 / 4 + 1) / 2, 1.0])
     assert metrics.macro_f1(both) == pytest.approx([(6 / 7 + 8 / 9) / 2, 1.0])
+
+
+@pytest.mark.parametrize("k", [1, 5])
+def test_retrieval_recall_equals_a_plain_count_with_several_texts_a_picture(k):
+    image = torch.nn.functional.normalize(torch.randn(12, 4, generator=torch.Generator().manual_seed(0)), dim=-1)
+    owner = torch.arange(20) % 12
+    text = torch.nn.functional.normalize(image[owner] + 0.8 * torch.randn(20, 4), dim=-1)
+    near = (image @ text.T).tolist()
+    texts = [sorted(range(20), key=lambda j: -near[i][j])[:k] for i in range(12)]
+    pictures = [sorted(range(12), key=lambda i: -near[i][j])[:k] for j in range(20)]
+    found = metrics.retrieval_recall(image, text, owner)
+    assert found[f"image_to_text_r{k}"] == round(sum(i in {int(owner[j]) for j in texts[i]} for i in range(12)) / 12, 4)
+    assert found[f"text_to_image_r{k}"] == round(sum(int(owner[j]) in pictures[j] for j in range(20)) / 20, 4)

@@ -8,7 +8,7 @@ from vea.config import DecoderConfig, EncoderConfig
 from vea.errors import VeaError
 from vea.models.backbone import build_encoder, sincos_positions
 from vea.models.mim import MaskedAutoencoder
-from vea.models.weights import import_mae, load_encoder_weights, read_weight_file
+from vea.models.weights import import_mae, load_encoder, read_weight_file
 
 ENCODER = EncoderConfig(
     name="vit_base_patch16_224", args={"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
@@ -164,10 +164,10 @@ def test_files_that_do_not_fit_are_told_in_a_sentence(tmp_path):
         read_weight_file(tmp_path / "broken.pth")
     encoder = build_encoder(ENCODER, image_size=SIDE)
     weights = encoder.state_dict()
-    with pytest.raises(VeaError, match=r"has no norm\.weight"):
-        load_encoder_weights(encoder, {k: v for k, v in weights.items() if k != "norm.weight"}, where="x.pth")
-    with pytest.raises(VeaError, match=r"norm\.weight is \(3,\)"):
-        load_encoder_weights(encoder, {**weights, "norm.weight": torch.zeros(3)}, where="x.pth")
+    with pytest.raises(VeaError, match=r"x\.pth does not fit.*norm\.weight is not among them"):
+        load_encoder(encoder, {k: v for k, v in weights.items() if k != "norm.weight"}, where="x.pth")
+    with pytest.raises(VeaError, match=r"x\.pth does not fit: its norm\.weight has shape \(3,\)"):
+        load_encoder(encoder, {**weights, "norm.weight": torch.zeros(3)}, where="x.pth")
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from vea.config import PretrainConfig
 from vea.data.prompts import NO_TEXT
 from vea.errors import VeaError
 from vea.losses.contrastive import contrastive_similarity
-from vea.tasks.expression import find_encoder
+from vea.models.weights import find_encoder
 from vea.tasks.pretrain import PretrainTask
 
 SIDE, N, B = 32, 16, 8

@@ -67,6 +67,20 @@ def test_written_figures_are_there(tiny):
     assert 0.05 < figures["caption"]["image_to_text_r1"] < 1
 
 
+def test_towers_have_a_precision_of_their_own_whatever_autocast_says():
+    images = torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    texts = ["a happy person on a beach", "a dog"]
+    for dtype, near in ((torch.float32, 1.0), (torch.bfloat16, 0.995)):
+        exact = load_teacher(TeacherConfig(name="tiny-synthetic"))
+        teacher = load_teacher(TeacherConfig(name="tiny-synthetic")).in_precision(dtype)
+        for name, given in (("encode_image", images), ("encode_text", texts)):
+            plain = getattr(teacher, name)(given)
+            teacher._text_cache.clear()
+            with torch.autocast("cpu", torch.bfloat16):
+                assert torch.equal(getattr(teacher, name)(given), plain) and plain.dtype == torch.float32
+            assert ((plain * getattr(exact, name)(given)).sum(1) >= near - 1e-5).all()
+
+
 def test_text_goes_through_the_tower_once(tiny, monkeypatch):
     seen = []
     original = tiny.text_features

@@ -5,6 +5,8 @@ A target is a row of non-negative masses over the classes; a missing label is a 
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -53,19 +55,49 @@ def soft_cross_entropy(
     return -(cost if weights is None else cost * weights).sum() / len(logits)
 
 
-def imitation(logits: Tensor, teacher: Tensor, *, temperature: float) -> Tensor:
-    """Returns KL(teacher || student) of softened classes, mean over samples, times temperature squared; fp32 scalar.
+def imitation(
+    logits: Tensor,
+    teachers: Tensor,
+    *,
+    kind: str = "class",
+    temperature: float = 1.0,
+    rows: Tensor | None = None,
+) -> Tensor:
+    """Returns how far the student is from its teachers' mean answer, mean over samples; fp32 scalar.
 
-    Source: Hinton et al. 2015, section 2; the square keeps the gradients' size at every temperature.
+    Classes: KL(teachers || student) of softened probabilities, times temperature squared to keep the gradients' size
+    at every temperature (Hinton et al. 2015, section 2). Label sets: cross-entropy with the teachers' probabilities,
+    values: squared error, mean over classes or dimensions (arXiv 2502.03979).
 
     Args:
         logits: (B, C) of the student.
-        teacher: (B, C) logits; no gradient reaches them.
-        temperature: by which both are divided.
+        teachers: (K, B, C) of K teachers; no gradient reaches them.
+        kind: of the label, as in ``LabelField``.
+        temperature: by which the logits of classes are divided.
+        rows: (B,) weight of each sample; None is 1.
     """
-    log_p = F.log_softmax(logits.float() / temperature, dim=1)
-    log_q = F.log_softmax(teacher.detach().float() / temperature, dim=1)
-    return F.kl_div(log_p, log_q, reduction="batchmean", log_target=True) * temperature**2
+    logits, teachers = logits.float(), teachers.detach().float()
+    if kind == "value":
+        cost = (logits - teachers.mean(0)).square().mean(1)
+    elif kind == "multilabel":
+        wanted = teachers.sigmoid().mean(0)
+        cost = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none").mean(1)
+    else:
+        log_p = F.log_softmax(logits / temperature, dim=1)
+        log_q = F.log_softmax(teachers / temperature, dim=2).logsumexp(0) - math.log(len(teachers))
+        cost = (log_q.exp() * (log_q - log_p)).sum(1) * temperature**2
+    return (cost if rows is None else cost * rows).mean()
+
+
+def calibrated(targets: Tensor, answer: Tensor) -> Tensor:
+    """Returns (B, C) targets in which ``answer`` replaces the rows whose class it disagrees with (arXiv 2410.09865).
+
+    Args:
+        targets: (B, C) masses; a row of zeros has no label and stays without.
+        answer: (B, C) probabilities, the mean over recognisers.
+    """
+    differs = (targets.sum(1) > 0) & (targets.argmax(1) != answer.argmax(1))
+    return torch.where(differs[:, None], answer.to(targets.dtype), targets)
 
 
 def mix_images(images: Tensor, *, mixup: float, cutmix: float) -> tuple[Tensor, Tensor, Tensor]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vea.config import EncoderConfig
 from vea.errors import VeaError, did_you_mean
-from vea.models.weights import load_encoder_weights, read_weight_file
+from vea.models.weights import load_encoder, read_weight_file
 
 
 def build_encoder(
@@ -52,7 +52,7 @@ def build_encoder(
     if image_size % patch:
         raise VeaError(f"augment.image_size ({image_size}) is not a multiple of the encoder's patch size ({patch})")
     if config.pretrained:
-        load_encoder_weights(encoder, read_weight_file(config.pretrained), where=config.pretrained)
+        load_encoder(encoder, read_weight_file(config.pretrained), where=config.pretrained)
     return encoder
 
 

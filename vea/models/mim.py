@@ -21,7 +21,7 @@ from vea.config import DecoderConfig, EncoderConfig
 from vea.errors import VeaError
 from vea.losses.reconstruction import patch_statistics, reconstruction
 from vea.models.backbone import build_encoder, patch_side, sincos_positions
-from vea.models.weights import import_mae, load_encoder_weights, read_weight_file
+from vea.models.weights import import_mae, load_encoder, read_weight_file
 from vea.training.checkpoint import load_weights
 
 
@@ -146,8 +146,7 @@ class MaskedAutoencoder(nn.Module):
         self._load_weights(import_mae(read_weight_file(path)), where=path)
 
     def _load_weights(self, weights: dict[str, Tensor], *, where: str) -> None:
-        encoder = {name: value for name, value in weights.items() if name.startswith("encoder.")}
-        load_encoder_weights(self.encoder, encoder, where=where)
+        load_encoder(self.encoder, weights, where=where)
         own = {name for name in self.state_dict() if not name.startswith("encoder.")}
         if own <= weights.keys():  # files with the encoder alone are the common case
             try:

@@ -39,6 +39,9 @@ class Teacher(nn.Module):
     embed_dim: int
     description: str
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self, *, description: str, image_size: tuple[int, int], mean: Sequence[float], std: Sequence[float], resize: str
     ) -> None:
@@ -48,12 +51,25 @@ class Teacher(nn.Module):
         self.resize = resize  # "shortest" keeps the ratio and crops the centre, "squash" does not
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        self.dtype = torch.float32
         self._text_cache: dict[str, Tensor] = {}
 
     def freeze(self) -> Teacher:
         """Returns self with no parameter that learns, in evaluation mode for good; sets ``embed_dim``."""
         self.requires_grad_(False).eval()
         self.embed_dim = self.encode_text(["a photo"]).shape[1]
+        return self
+
+    def in_precision(self, dtype: torch.dtype) -> Teacher:
+        """Returns self with towers in ``dtype``; pixels are prepared and embeddings are normalised in fp32.
+
+        Autocast would cast the frozen weights again at every step (it remembers only those that learn), and on a CPU it
+        makes a CLIP slower than fp32 where its own bf16 is 2.6 times as fast.
+        """
+        mean, std = self.mean, self.std
+        self.to(dtype)
+        self.dtype, self.mean, self.std = dtype, mean, std
+        self._text_cache.clear()
         return self
 
     def train(self, mode: bool = True) -> Teacher:
@@ -67,7 +83,7 @@ class Teacher(nn.Module):
         """
         if images.dtype != torch.uint8:
             raise ValueError(f"a teacher takes uint8 images, got {images.dtype}")
-        mean, std = statistics or (cast(Tensor, self.mean), cast(Tensor, self.std))
+        mean, std = statistics or (self.mean, self.std)
         pixels = images.to(mean.device).float() / 255
         height, width = self.image_size
         if self.resize == "shortest" and images.shape[2] * width != images.shape[3] * height:
@@ -86,7 +102,10 @@ class Teacher(nn.Module):
 
         ``statistics`` (mean, deviation) stand in for the teacher's own only where a defect is to be repeated.
         """
-        return F.normalize(self.image_features(self.preprocess(images, statistics=statistics)).float(), dim=-1)
+        pixels = self.preprocess(images, statistics=statistics)
+        with torch.autocast(pixels.device.type, enabled=False):
+            features = self.image_features(pixels.to(self.dtype))
+        return F.normalize(features.float(), dim=-1)
 
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str]) -> Tensor:
@@ -99,12 +118,13 @@ class Teacher(nn.Module):
         if len(self._text_cache) + len(missing) > TEXT_CACHE_SIZE:
             self._text_cache.clear()
             missing = list(dict.fromkeys(texts))
+        device = self.mean.device
         for start in range(0, len(missing), TEXT_GROUP):
             group = missing[start : start + TEXT_GROUP]
             padded = group + [""] * (TEXT_GROUP - len(group))
-            features = F.normalize(self.text_features(padded).float(), dim=-1).cpu()
-            self._text_cache.update(zip(group, features))
-        device = cast(Tensor, self.mean).device
+            with torch.autocast(device.type, enabled=False):
+                features = self.text_features(padded)
+            self._text_cache.update(zip(group, F.normalize(features.float(), dim=-1).cpu()))
         return torch.stack([self._text_cache[text] for text in texts]).to(device)
 
     def image_features(self, pixels: Tensor) -> Tensor:
@@ -141,7 +161,7 @@ class ClipTeacher(Teacher):
         return cast(Any, self.model).encode_image(pixels)
 
     def text_features(self, texts: list[str]) -> Tensor:
-        device = cast(Tensor, self.mean).device
+        device = self.mean.device
         return cast(Any, self.model).encode_text(self.tokenizer(texts).to(device))
 
 
@@ -256,7 +276,8 @@ class TwoTowerTeacher(Teacher):
         return self.image_map(self.image_tower(pixels))
 
     def text_features(self, texts: list[str]) -> Tensor:
-        return self.text_map(sentence_features(self.tokenizer, self.text_tower, texts, length=64))
+        features = sentence_features(self.tokenizer, self.text_tower, texts, length=64)
+        return self.text_map(features.to(self.dtype))
 
 
 def _linear(weights: dict[str, Tensor], name: str) -> nn.Linear:

@@ -249,10 +249,20 @@ class Explainer(nn.Module):
             count: sentences per image (beam and nucleus).
             use_cache: False recomputes all keys and values at every step, to compare with.
         """
+        if not emotion and emotions and settings.constrain and settings.method == "beam" and count == 1:
+            # a beam ranks whole sentences, whose words would outvote the emotion: it is decided first, then explained
+            choices = {name: [*tokens.encode(name), tokens.because] for name in emotions}
+            longest = max(map(len, choices.values()))
+            first = settings.model_copy(update={"method": "greedy", "max_new_tokens": longest})
+            named = self.write(memory, tokens=tokens, settings=first, emotions=emotions, use_cache=use_cache).tolist()
+            told = [next(name for name, ids in choices.items() if row[: len(ids)] == ids) for row in named]
+            return self._explained(memory, told, tokens, settings=settings, use_cache=use_cache)
         given = [*tokens.encode(emotion), tokens.because] if emotion else []
         prompt = torch.tensor([tokens.end, *tokens.encode(PROMPT), *given], device=memory.device)
         prompt = prompt.expand(len(memory), -1)
         start = prompt.shape[1] if self.kind == "sevlm" else 0
+        if given:  # they are part of the answer, whose length is what the decoder has positions for
+            settings = settings.model_copy(update={"max_new_tokens": max(1, settings.max_new_tokens - len(given))})
         options = generate_options(settings, tokens, emotions=[] if emotion else emotions, start=start, count=count)
         options["use_cache"] = use_cache
         if self.kind == "sevlm":
@@ -266,6 +276,21 @@ class Explainer(nn.Module):
             written = self.decoder.generate(inputs_embeds=whole, attention_mask=seen, **options)
         head = torch.tensor(given, dtype=torch.long, device=memory.device).expand(len(written), -1)
         return torch.cat([head, written[:, start:]], dim=1)
+
+
+    def _explained(
+        self, memory: Tensor, told: list[str], tokens: Tokens, *, settings: GenerateConfig, use_cache: bool
+    ) -> Tensor:
+        """Returns ``write`` of images whose emotions are ``told``, those of one emotion together."""
+        rows: list[Tensor] = [torch.empty(0)] * len(told)
+        for name in dict.fromkeys(told):
+            here = [i for i, other in enumerate(told) if other == name]
+            made = self.write(
+                memory[here], tokens=tokens, settings=settings, emotions=[], emotion=name, use_cache=use_cache
+            )
+            for i, row in zip(here, made):
+                rows[i] = row
+        return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=tokens.end)
 
 
 def generate_options(

@@ -13,16 +13,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import resample_abs_pos_embed
-from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 
 from vea.errors import VeaError
 from vea.training.checkpoint import load_weights, save_weights
 
 StateDict = dict[str, Tensor]
 
-_WRAPPERS = ("model", "state_dict", "model_state")  # under one of these, most training codes keep their weights
 _NOT_ENCODER = ("decoder_", "mask_token", "head.", "fc_norm.")
+_WRAPPERS = ("model", "state_dict", "model_state")  # under one of these, most training codes keep their weights
 
 
 def read_weight_file(path: str | Path) -> StateDict:
@@ -85,34 +84,59 @@ def encoder_part(weights: StateDict) -> StateDict:
     return {}
 
 
-def load_encoder_weights(encoder: VisionTransformer, state_dict: StateDict, *, where: str) -> None:
-    """Loads the encoder out of ``state_dict`` (timm's or MAE's names), all of it or nothing.
+def find_encoder(weights: StateDict, wanted: set[str]) -> tuple[str, StateDict]:
+    """Returns (prefix, encoder weights) of the part of ``weights`` that holds every key in ``wanted``.
 
-    Learned positions of another grid are resampled.
+    A pretraining run keeps its encoder under ``model.mim.encoder.``, a fine-tuned one under ``encoder.``, a plain
+    file under nothing: the prefix is found, not assumed.
+
+    Raises:
+        VeaError: no part holds them all; the sentence says what comes nearest.
+    """
+    prefixes = {key[: -len(name)] for name in wanted for key in weights if key == name or key.endswith("." + name)}
+    counted = {prefix: sum(prefix + name in weights for name in wanted) for prefix in prefixes}
+    if not counted:
+        raise VeaError("it holds none of the encoder's weights; take a run whose encoder has the name in model.encoder")
+    # Ties go to the pretraining's encoder, then to the shortest prefix.
+    prefix = max(counted, key=lambda p: (counted[p], p.endswith("mim.encoder."), -len(p)))
+    if counted[prefix] < len(wanted):
+        missing = next(name for name in sorted(wanted) if prefix + name not in weights)
+        raise VeaError(
+            f"it holds {counted[prefix]} of the encoder's {len(wanted)} weights, {missing} is not among them; "
+            "set model.encoder to the name and args of that run"
+        )
+    return prefix, {name: weights[prefix + name] for name in wanted}
+
+
+def load_encoder(encoder: nn.Module, weights: StateDict, *, where: str) -> str:
+    """Loads an encoder out of a run's weights, MAE's or timm's, all of it or nothing; returns what was loaded.
+
+    Position embeddings of another grid are resampled (timm's bicubic interpolation).
 
     Raises:
         VeaError: a weight is missing or has another shape; the sentence names ``where`` and the weight.
     """
-    found = {
-        name.removeprefix("module.").removeprefix("encoder."): value
-        for name, value in state_dict.items()
-        if not name.removeprefix("module.").startswith(_NOT_ENCODER)
-    }
     own = encoder.state_dict()
-    position = found.get("pos_embed")
-    if position is not None and "pos_embed" in own and position.shape[1] != own["pos_embed"].shape[1]:
+    try:
+        prefix, found = find_encoder(weights, set(own))
+    except VeaError as error:
+        raise VeaError(f"{where} does not fit: {error}") from None
+    note = ""
+    grid = getattr(getattr(encoder, "patch_embed", None), "grid_size", None)
+    if "pos_embed" in own and found["pos_embed"].shape != own["pos_embed"].shape and grid is not None:
+        has_prefix = own["pos_embed"].shape[1] - grid[0] * grid[1]
+        note = f", positions resampled from {found['pos_embed'].shape[1]} to {own['pos_embed'].shape[1]} tokens"
         found["pos_embed"] = resample_abs_pos_embed(
-            position, new_size=list(encoder.patch_embed.grid_size), num_prefix_tokens=encoder.num_prefix_tokens
+            found["pos_embed"], new_size=list(grid), num_prefix_tokens=has_prefix
         )
     for name, value in own.items():
-        if name not in found:
-            raise VeaError(f"{where} has no {name}; it does not belong to this model.encoder")
         if found[name].shape != value.shape:
             raise VeaError(
-                f"{where}: {name} is {tuple(found[name].shape)} and this encoder wants {tuple(value.shape)}; "
-                "set model.encoder to the size of these weights"
+                f"{where} does not fit: its {name} has shape {tuple(found[name].shape)} and the encoder here wants "
+                f"{tuple(value.shape)}; set model.encoder, model.channels and augment.image_size to theirs"
             )
-    encoder.load_state_dict({name: found[name] for name in own})
+    encoder.load_state_dict(found)
+    return f"{len(found)} of {len(own)} encoder weights from {prefix.rstrip('.') or 'the top level'}{note}"
 
 
 # ------------------------------------------------------------------------------------------------- in, out, and by verb

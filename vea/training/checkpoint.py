@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or absent: written under a temporary name, fsynced, renamed last.
+"""Checkpoints that are whole or absent: written under a temporary name, fsynced, renamed last, behind the training.
 
 ``checkpoints/step_00012000/`` holds model.safetensors, ema.safetensors, optimizer.pt and state.json. A folder without
 ``state.json`` is not a checkpoint. Only safetensors and ``weights_only=True`` are ever read.
@@ -10,6 +10,7 @@ import errno
 import json
 import os
 import shutil
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,44 @@ def save_checkpoint(
         if not (keep_every and old.step % keep_every == 0):
             shutil.rmtree(old.path, ignore_errors=True)
     return folder
+
+
+class CheckpointWriter:
+    """Writes checkpoints behind the training, one at a time, from a copy on the host that later steps do not change.
+
+    What goes wrong is raised by the next ``save``, ``check`` or ``wait``. The process does not end before its last
+    checkpoint is whole.
+    """
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending: Future[Path] | None = None
+
+    def save(self, run_dir: Path, **content: Any) -> None:
+        """Starts ``save_checkpoint(run_dir, **content)``, after the one before has ended."""
+        self.wait()
+        content |= {name: _on_host(content[name]) for name in ("weights", "optimizer")}
+        self._pending = self._thread.submit(save_checkpoint, run_dir, **content)
+
+    def check(self) -> None:
+        """Raises the error of a checkpoint that has failed; does not wait for one that is being written."""
+        if self._pending is not None and self._pending.done():
+            self.wait()
+
+    def wait(self) -> None:
+        """Returns when nothing is being written."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+
+def _on_host(value: Any) -> Any:
+    """Returns a copy of nested dicts and lists whose tensors are on the host."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {key: _on_host(entry) for key, entry in value.items()}
+    return [_on_host(entry) for entry in value] if isinstance(value, list) else value
 
 
 def save_weights(

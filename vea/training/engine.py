@@ -254,6 +254,7 @@ class _Run:
         self.plain_config = config.model_dump(mode="json")
         self.versions = {"vea": vea.__version__, "torch": torch.__version__, "python": platform.python_version()}
         self.git = git_state() if runtime.is_main else {}
+        self.writer = ckpt.CheckpointWriter()
 
     def open(self) -> Path | None:
         """Returns the checkpoint to resume from, if any; makes the folder and writes the resolved config on rank 0."""
@@ -305,11 +306,12 @@ class _Run:
         parts = {"model": self.task.state_to_save()} | ({"ema": ema.tensors} if ema else {})
         return {part: {name: full(value) for name, value in tensors.items()} for part, tensors in parts.items()}
 
-    def save(self, optimizer: torch.optim.Optimizer, ema: Ema | None) -> None:
+    def save(self, optimizer: torch.optim.Optimizer, ema: Ema | None, *, behind: bool) -> None:
+        """Writes a checkpoint; ``behind``: while the training goes on."""
         rt.at(f"the checkpoint of step {self.step}")
         weights, optimizer_state = self.weights(ema), full_optimizer_state(optimizer)
         if self.runtime.is_main:
-            ckpt.save_checkpoint(
+            self.writer.save(
                 self.dir,
                 step=self.step,
                 weights=weights,
@@ -318,7 +320,9 @@ class _Run:
                 keep_last=self.config.train.keep_last,
                 keep_every=self.config.train.keep_every,
             )
-        self.runtime.barrier()
+        if not behind:
+            self.writer.wait()
+            self.runtime.barrier()
 
     def validated(self, metrics: dict[str, float], ema: Ema | None) -> None:
         """Keeps the weights in ``best/`` when the validation metric of the config improved."""
@@ -418,6 +422,8 @@ def fit(
             run.say_state("failed", reason=str(error))
         raise
     finally:
+        with contextlib.suppress(Exception):  # a checkpoint on its way becomes whole
+            run.writer.wait()
         if log:
             log.close(exit_code=exit_code, reason=ending)
     return Summary(run.dir, run.step, run.metrics, run.best)
@@ -514,8 +520,9 @@ def _train(
             rt.at(f"the validation at step {run.step}")
             _validate(run, ema, log, eval_batches)  # type: ignore[arg-type]
             meter.restart_clock()
+        run.writer.check()
         if run.step % settings.checkpoint_every == 0 or is_last or asked_to_stop:
-            run.save(optimizer, ema)
+            run.save(optimizer, ema, behind=not (is_last or asked_to_stop))
             meter.restart_clock()
         if asked_to_stop and (not is_last or run.owes_validation):
             raise Preempted(
@@ -524,6 +531,7 @@ def _train(
 
 
 def _validate(run: _Run, ema: Ema | None, log: MetricsLog | None, eval_batches: EvalBatches) -> None:
+    run.writer.wait()  # the loader forks workers: no other thread should hold a lock then
     with ema.swapped_in(run.task) if ema else contextlib.nullcontext():
         metrics = evaluate(run.task, eval_batches(), run.runtime)
     run.validated(metrics, ema)

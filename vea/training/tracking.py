@@ -82,6 +82,10 @@ def predictions_table(record: dict[str, Any], *, target: str) -> tuple[list[str]
     """Returns (columns, rows) of one target's predictions in an ``evaluation_<split>.json``, classes by their name."""
     classes = record["targets"][target].get("classes")
     columns = record["predictions"][target]
+    if isinstance(columns, list):  # explanations: one entry a picture
+        told = ("key", "emotion", "references", "text")
+        rows = [[" | ".join(row[name]) if name == "references" else row[name] for name in told] for row in columns]
+        return list(told), rows[:MAX_TABLE_ROWS]
 
     def named(value: Any) -> Any:
         if not classes or value is None:
