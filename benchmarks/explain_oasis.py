@@ -9,7 +9,7 @@ budget; validation chooses the step, the test split is scored once. What is comp
 - ``model``, a SEVLM from nothing or, with --decoder, a language model that reads image tokens; and ``shuffled``: the
   same model, its words written before another picture;
 - ``text only``: the same model trained without any picture;
-- ``no VAD``, ``no contrast``: SEVLM without its VAD parts, without its contrastive head;
+- ``no VAD``, ``contrast``: SEVLM without its VAD parts, with its contrastive head;
 - ``nearest``: emotion and caption of the training photograph nearest by the mean of the encoder's patches;
 - ``majority``: the emotion that training photographs have most often.
 """
@@ -38,8 +38,8 @@ from vea.recipe import label_fields
 from vea.tasks.explain import ExplainTask
 
 SCORES = ("emotion_accuracy", "cider", "bleu_4", "rouge_l", "ea")
-NO_VAD, NO_CONTRAST = ["model.vad=false", "objective.vad=0"], ["objective.contrastive=0"]
-ARMS = {"model": [], "text only": ["model.blind=true"], "no VAD": NO_VAD, "no contrast": NO_CONTRAST}
+NO_VAD, CONTRAST = ["model.vad=false", "objective.vad=0"], ["objective.contrastive=1"]
+ARMS = {"model": [], "text only": ["model.blind=true"], "no VAD": NO_VAD, "contrast": CONTRAST}
 Scores = dict[str, float]
 
 
@@ -89,7 +89,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--decoder", type=Path, help="folder of a causal language model; a .gguf in it is found")
     parser.add_argument("--lexicon", type=Path, help="Warriner or NRC-VAD file, for SEVLM's VAD parts")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--beams", type=int, help="every arm writes by beam search; default: greedily")
+    parser.add_argument("--beams", type=int, help="every arm writes by beam search; default: as the config says")
     parser.add_argument("--threads", type=int, default=2, help="of every run")
     parser.add_argument("--out", type=Path, default=Path("runs/explain-oasis"))
     parser.add_argument("--json", type=Path)
@@ -103,7 +103,7 @@ def main(argv: list[str]) -> None:
                 f"--decoder: no folder {given.decoder}; give one of a causal language model, such as SmolLM2"
             )
         # what learned to write already is moved gently, by fewer image tokens
-        common += ["model.kind=prefix", *NO_VAD, *NO_CONTRAST, "model.image_tokens=9", "train.base_lr=3.2e-3"]
+        common += ["model.kind=prefix", *NO_VAD, "model.image_tokens=9", "train.base_lr=3.2e-3"]
         common += [f"model.decoder.path={given.decoder}"]
         common += [f"model.decoder.gguf={file.name}" for file in sorted(given.decoder.glob("*.gguf"))[:1]]
         arms = {name: ARMS[name] for name in ("model", "text only")}
@@ -120,7 +120,8 @@ def main(argv: list[str]) -> None:
         for arm, changed in arms.items():
             folder = given.out / f"{arm.replace(' ', '-')}-s{seed}"
             words = [given.config, f"name={folder.name}", f"seed={seed}", *common, *changed]
-            scores = evaluated(folder, "finetune/explain.py", *words, beams=given.beams)["metrics"]
+            record = evaluated(folder, "finetune/explain.py", *words, beams=given.beams)
+            scores = record["targets"]["explanation"]["metrics"]
             results.setdefault(arm, []).append(scores)
             if arm == "model":
                 swapped = {name: scores[f"swapped/{name}"] for name in SCORES if f"swapped/{name}" in scores}

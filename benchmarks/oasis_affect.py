@@ -26,7 +26,8 @@ from vea.data.shards import ShardReader
 from vea.data.transforms import decode
 from vea.errors import VeaError, command
 from vea.metrics import VALUE_STATISTICS, bootstrap_interval
-from vea.tasks.expression import STATISTICS, build_trunk, load_encoder
+from vea.models.weights import load_encoder
+from vea.tasks.expression import STATISTICS, build_trunk
 from vea.training.checkpoint import load_weights
 
 TARGETS = ("valence", "arousal")
@@ -116,7 +117,7 @@ def main(argv: list[str]) -> None:
             encoder = build_trunk(model, image_size=size)
             random.append(score(lambda images, e=encoder: features(images, e, size=size)))
         arms[f"random encoder of {Path(arguments.vea).name}"] = random
-        load_encoder(encoder, weights)
+        load_encoder(encoder, weights, where=str(arguments.vea))
         arms[f"frozen {Path(arguments.vea).name}"] = [score(lambda images: features(images, encoder, size=size))]
     if arguments.timm:
         name, equals, file = arguments.timm.partition("=")

@@ -21,9 +21,12 @@ from torchmetrics.functional.classification import multilabel_average_precision
 
 from vea import runtime as vea_runtime
 from vea.config import DatasetRef, ExplainConfig, ExpressionConfig, load_config
+from vea.data.collate import merged_fields
 from vea.data.loaders import eval_loader
+from vea.data.sample import LabelField
 from vea.data.shards import read_index
 from vea.errors import VeaError, command, did_you_mean
+from vea.hub import fields_of
 from vea.metrics import ClassificationMetrics, MultilabelMetrics, ValueMetrics
 from vea.report import write_report
 from vea.robustness import CORRUPTIONS, STRENGTHS, corrupt_batch, fit_temperature, reliability, sharpen
@@ -58,7 +61,13 @@ def data_to_evaluate(config: ExpressionConfig | ExplainConfig, *, split: str, da
 
 @torch.inference_mode()
 def collect(
-    task: ExpressionTask, batches: Any, runtime: Runtime, *, flip: bool = False, worse: tuple[str, int] | None = None
+    task: ExpressionTask,
+    batches: Any,
+    runtime: Runtime,
+    *,
+    fields: dict[str, LabelField] | None = None,
+    flip: bool = False,
+    worse: tuple[str, int] | None = None,
 ) -> ExpressionMetrics:
     """Returns the filled collector: ``vea.training.engine.evaluate`` with the predictions kept.
 
@@ -66,10 +75,11 @@ def collect(
         task: the model.
         batches: of ``eval_loader``.
         runtime: device and ranks.
+        fields: the labels to score; None for all of the model's.
         flip: average the logits with those of the mirrored image (test-time augmentation).
         worse: (kind, strength) of a corruption of the images.
     """
-    metrics = task.new_metrics()
+    metrics = ExpressionMetrics(task.fields if fields is None else fields)
     task.eval()
     for batch in batches:
         batch = to_device(batch, runtime.device)
@@ -228,6 +238,8 @@ def evaluate_explanations(
     """Scores what a model writes, with and without the right picture before it (the shuffled-image control)."""
     from vea.explain_cli import load_explainer
 
+    folder = find_weights(run)
+    state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     task = load_explainer(run, device=str(runtime.device))
     task.control = True
     if beams is not None:
@@ -256,12 +268,20 @@ def evaluate_explanations(
             other = scores.get(f"swapped/{name}")
             table.add_row(name, f"{value:.4f}", "-" if other is None else f"{other:.4f}")
     Console(width=None if sys.stdout.isatty() else 120).print(table)
-    record = {"format": 1, "split": split, "data": [ref.path for ref in refs], "metrics": scores,
-              "synthetic": any(read_index(ref.path).synthetic for ref in refs),
-              "generate": task.config.generate.model_dump(mode="json"), "predictions": records}  # fmt: skip
+    record = {
+        "format": 1,
+        "split": split,
+        "data": [ref.path for ref in refs],
+        "synthetic": any(read_index(ref.path).synthetic for ref in refs),
+        "weights": {"kind": folder.name, "step": state.get("step"), "best": state.get("best")},
+        "generate": task.config.generate.model_dump(mode="json"),
+        "targets": {"explanation": {"samples": len(records), "metrics": scores, "intervals": {}}},
+        "predictions": {"keys": [row["key"] for row in records], "explanation": records},
+    }
     path = run / f"evaluation_{split}{'' if beams is None else f'_beams{beams}'}.json"
     write_text(path, json.dumps(record, indent=1, ensure_ascii=False))
     print(f"wrote {path}")
+    print(f"report: {write_report(run)}")
 
 
 @command
@@ -303,19 +323,26 @@ def main(argv: list[str]) -> None:
     if folder.name != wanted:
         raise VeaError(f"{arguments.run} has no {wanted}/ weights yet (it has {folder.name}); let the run finish")
     weights, state = load_weights(folder, ema=arguments.weights == "ema")
-    for ref in refs:  # the heads' names are the checkpoint's, so data with other names or another order is refused
-        task = ExpressionTask(config, fields=read_index(ref.path).fields)
-        try:
-            task.check_metadata(state["task"])
-        except VeaError as error:
-            raise VeaError(f"{folder} cannot be evaluated on {ref.path}: {error}") from None
+    # a model of several data sets is scored on the labels that these sets have
+    there = merged_fields({ref.path: read_index(ref.path).fields for ref in refs}, used=config.targets)
+    scored = {name: there[name] for name in config.targets if name in there}
+    if not scored:
+        name = next(iter(config.targets))
+        near = did_you_mean(name, there)
+        raise VeaError(f"{', '.join(ref.path for ref in refs)}: no label {name!r}{near}; nothing to score")
+    task = ExpressionTask(config, fields={**fields_of(state["task"]), **scored})
+    try:  # the heads' names are the checkpoint's, so data with other names or another order is refused
+        task.check_metadata(state["task"])
+    except VeaError as error:
+        raise VeaError(f"{folder} cannot be evaluated on {', '.join(ref.path for ref in refs)}: {error}") from None
     task.load_state_dict(weights)
+    config.targets = {name: config.targets[name] for name in scored}  # what the loader reads
     task.to(runtime.device)
 
     def pass_over(sets: list[DatasetRef], worse: tuple[str, int] | None = None) -> ExpressionMetrics:
         batches = eval_loader(config, views="classify", refs=sets, batch_size=arguments.batch_size,
                               rank=runtime.rank, world_size=runtime.world_size)  # fmt: skip
-        return collect(task, batches, runtime, flip=arguments.flip, worse=worse)
+        return collect(task, batches, runtime, fields=scored, flip=arguments.flip, worse=worse)
 
     metrics = pass_over(refs)
     extra: dict[str, Any] = {"flip": arguments.flip}

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from vea.errors import VeaError, did_you_mean
 
-SHOWN = ("accuracy", "balanced_accuracy", "macro_f1", "mAP", "ccc", "rmse", "ece")
+SHOWN = ("accuracy", "balanced_accuracy", "macro_f1", "mAP", "ccc", "rmse", "ece", "emotion_accuracy", "cider")
 
 
 def read_evaluation(run_dir: Path, *, split: str) -> dict[str, Any]:
@@ -43,6 +43,8 @@ def paired_outcomes(a: dict[str, Any], b: dict[str, Any], *, target: str) -> tup
     if a["targets"][target].get("classes") != b["targets"][target].get("classes"):
         raise VeaError(f"the two runs name the classes of {target!r} differently; they cannot be paired")
     one, two = a["predictions"], b["predictions"]
+    if isinstance(one[target], list):
+        raise VeaError(f"{target!r} holds sentences; compare pairs classes and values")
     if one["keys"] != two["keys"] or one[target]["target"] != two[target]["target"]:
         raise VeaError("the two evaluations are not of the same samples; evaluate both on the same data and split")
     if any(isinstance(row, list) for row in one[target]["target"]):
@@ -105,15 +107,16 @@ def leaderboard(argv: list[str]) -> None:
         record = read_evaluation(path.parent, split=arguments.split)
         for target, result in record["targets"].items():
             metrics = result["metrics"]
-            first = next((metrics[name] for name in ("accuracy", "mAP", "ccc") if name in metrics), 0.0)
+            first = next((metrics[name] for name in ("accuracy", "mAP", "ccc", "cider") if name in metrics), 0.0)
             # runs of different data are not rivals: the data is a column and sorts before the score
             rows.append(((target, ", ".join(record["data"]), -first), path.parent.name, result["samples"], metrics))
     if not rows:
         raise VeaError(f"no evaluation_{arguments.split}.json below {arguments.dir}; finetune/evaluate.py writes them")
     table = Table(title=f"{arguments.split} split, runs below {arguments.dir}", title_justify="left")
-    for column in ("target", "data", "run", "n", *SHOWN):
+    shown = [name for name in SHOWN if any(name in row[-1] for row in rows)]
+    for column in ("target", "data", "run", "n", *shown):
         table.add_column(column)
     for (target, data, _), run, samples, metrics in sorted(rows, key=lambda row: row[0]):
-        cells = (f"{metrics[name]:.4f}" if name in metrics else "" for name in SHOWN)
+        cells = (f"{metrics[name]:.4f}" if name in metrics else "" for name in shown)
         table.add_row(target, data, run, str(samples), *cells)
     Console(width=180).print(table)

@@ -245,15 +245,25 @@ class MixConfig(Section):
 
 
 class DistillConfig(Section):
-    """A trained recogniser that the new one imitates, beside the labels (Hinton et al. 2015).
+    """Trained recognisers that the new one imitates, beside the labels (Hinton et al. 2015); one or an ensemble.
 
-    It sees what the student sees, after augmentation and mixing (Beyer et al. 2022): only then are its answers about
-    that picture. Labels that it does not know are learned from the data alone.
+    They see what the student sees, after augmentation and mixing (Beyer et al. 2022): only then are their answers about
+    that picture. A label is taught by the mean of those that know it; what none knows is learned from the data alone.
     """
 
-    model: str | None = Field(None, description="a run, a hub folder, or a model that ships; null: labels only")
-    weight: float = Field(0.5, ge=0, le=1, description="the teacher's share of each loss; the rest is the labels'")
-    temperature: float = Field(2.0, gt=0)
+    models: list[str] = Field([], description="runs, hub folders, or models that ship; none: labels only")
+    weight: float = Field(0.5, ge=0, le=1, description="the teachers' share of each loss; the rest is the labels'")
+    temperature: float = Field(2.0, gt=0, description="of classes; values and label sets are imitated as they are")
+    only_labelled: bool = Field(
+        False,
+        description="a label's teachers speak only of samples that have the label: with several data sets, each set's "
+        "own teacher teaches that set (arXiv 2502.03979)",
+    )
+    calibrate: bool = Field(
+        False,
+        description="a class that the models' mean answer disagrees with is replaced by that answer (SynFER, arXiv "
+        "2410.09865: noisy labels); with weight 0 that is all they do",
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------- recipes

@@ -38,9 +38,11 @@ from vea.config import (
 from vea.data.shards import ShardReader, read_index
 from vea.data.sidecars import is_fetched, sidecar_folder
 from vea.errors import VeaError, did_you_mean
+from vea.hub import open_model
 from vea.labels import check_same_classes
 from vea.models import teacher as teachers
 from vea.models.uniemox import UniEmoX
+from vea.runtime import cpu_multiplies_bf16
 from vea.tasks.base import Task
 from vea.tasks.explain import ExplainTask
 from vea.tasks.expression import ExpressionTask
@@ -291,6 +293,14 @@ def check_teacher(case: Case) -> Iterator[Finding]:
         yield Finding("ok", what, f"{file} ({size / 1e6:.1f} MB)")
 
 
+def check_distill(case: Case) -> Iterator[Finding]:
+    """Yields whether the recognisers that a run imitates can be opened."""
+    if isinstance(case.config, ExpressionConfig):
+        for name in case.config.distill.models:
+            known = open_model(name).task.fields
+            yield Finding("ok", "distill", f"{name} knows {', '.join(known)}")
+
+
 def _whole(path: Path) -> int:
     """Returns the bytes of a weight file; raises ``VeaError`` when there is none or its header cannot be read."""
     if not path.is_file() or not path.stat().st_size:
@@ -485,8 +495,8 @@ def check_device(case: Case) -> Iterator[Finding]:
         return
     if wanted == "cpu" or not gpu:
         yield Finding("ok", "device", f"CPU, {os.cpu_count()} cores" + ("" if wanted == "cpu" else " (no GPU here)"))
-        if precision == "bf16" and "amx_bf16" not in _cpu_flags():
-            text = "bf16 on a CPU without AMX is slower than fp32"
+        if precision == "bf16" and not cpu_multiplies_bf16():
+            text = "this CPU does not multiply bf16 itself (no AVX-512 BF16, no AMX); fp32 is faster"
             yield Finding("warning", "precision", text, "set train.precision=auto")
         pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         there, bf16 = int(_meminfo().get("MemAvailable", pages)), precision == "bf16"
@@ -507,13 +517,6 @@ def check_device(case: Case) -> Iterator[Finding]:
         yield Finding("warning", "memory", text, todo)
     else:
         yield Finding("ok", "memory", text)
-
-
-def _cpu_flags() -> str:
-    try:
-        return Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return ""
 
 
 def _meminfo() -> dict[str, int]:
@@ -619,6 +622,7 @@ CHECKS = {
     "targets": check_labels,
     "sidecars": check_sidecars,
     "teacher": check_teacher,
+    "distill": check_distill,
     "model": check_model,
     "init_from": check_init_from,
     "resume": check_resume,

@@ -37,11 +37,15 @@ from vea.data.shards import ShardReader, read_index
 from vea.data.transforms import CorruptImage, Views, decode
 from vea.errors import RunError, VeaError, did_you_mean
 from vea.models.backbone import build_encoder
-from vea.models.weights import encoder_part, export_timm, load_encoder_weights
+from vea.models.weights import export_timm, load_encoder
 from vea.tasks.expression import ExpressionTask
 from vea.training.checkpoint import find_weights, load_weights
 
 ASSETS = Path(__file__).parent / "assets"
+SHIPPED = {  # name: the config it was trained by
+    "expression": "configs/finetune/expression_ship.yaml",
+    "expression-nano": "configs/finetune/expression_nano.yaml",
+}
 TOLERANCE = 1e-4  # largest difference between an export and its run, in any output
 CHECKED = 32  # images on which the two are compared
 FORMATS = ("onnx", "hub", "timm")
@@ -69,7 +73,7 @@ class SavedModel:
 
 
 def open_model(name_or_dir: str | os.PathLike[str], *, ema: bool = False) -> SavedModel:
-    """Returns the recogniser ``expression`` (the one that ships), of a fine-tuning run, or of a hub folder.
+    """Returns a recogniser that ships (``expression``, ``expression-nano``), of a fine-tuning run, or of a hub folder.
 
     Raises:
         VeaError: there are no such weights, or they are no recogniser's.
@@ -78,12 +82,14 @@ def open_model(name_or_dir: str | os.PathLike[str], *, ema: bool = False) -> Sav
     shipped = {path.parent.name: path.parent for path in ASSETS.glob("*/model.safetensors")}
     folder = shipped.get(name, Path(name))
     if not folder.exists():
-        if name == "expression":
+        if name in SHIPPED:
             raise VeaError(
-                "this installation carries no expression model (vea/assets/expression is not there); train one with "
-                "finetune/expression.py configs/finetune/expression_ship.yaml and give its run folder"
+                f"this installation carries no model {name} (vea/assets/{name} is not there); train one with "
+                f"finetune/expression.py {SHIPPED[name]} and give its run folder"
             )
-        raise VeaError(f"no model at {name}; give 'expression', the run folder of a finetune recipe, or a hub folder")
+        raise VeaError(
+            f"no model at {name}; give {' or '.join(SHIPPED)}, the run folder of a finetune recipe, or a hub folder"
+        )
     weights, state = _read_hub(folder) if _is_hub(folder) else load_weights(find_weights(folder), ema=ema)
     schema = RECIPES.get(str(state.get("recipe")))
     if schema is None or not issubclass(schema, ExpressionConfig) or "classes" not in state.get("task", {}):
@@ -107,20 +113,23 @@ def _read_hub(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return weights, state if isinstance(state, dict) else {}
 
 
+def fields_of(described: dict[str, Any]) -> dict[str, LabelField]:
+    """Returns the label fields of a checkpoint from its ``metadata()``."""
+    ranges = described.get("ranges", {})
+    return {
+        name: LabelField(described["kinds"][name], tuple(classes), *ranges.get(name, (None, None)))
+        for name, classes in described["classes"].items()
+    }
+
+
 def _rebuild(
     schema: type[ExpressionConfig], weights: dict[str, Tensor], state: dict[str, Any], folder: Path
 ) -> ExpressionTask:
     """Returns the task of a checkpoint from what the checkpoint says about itself."""
-    described = state["task"]
-    ranges = described.get("ranges", {})
-    fields = {
-        name: LabelField(described["kinds"][name], tuple(classes), *ranges.get(name, (None, None)))
-        for name, classes in described["classes"].items()
-    }
     try:
         config = schema.model_validate(state["config"])
         config.model.encoder.pretrained = None  # where the weights came from once; they are all in the checkpoint
-        task = ExpressionTask(config, fields=fields)
+        task = ExpressionTask(config, fields=fields_of(state["task"]))
         task.load_state_dict(weights)
     except (ValidationError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
@@ -310,8 +319,7 @@ def export_hub(model: SavedModel, out: Path, *, images: Tensor) -> dict[str, flo
     config.out = config.train.init_from = None
     for ref in [*config.data.train, *config.data.val]:
         ref.path = Path(ref.path).name
-    if config.distill.model:
-        config.distill.model = Path(config.distill.model).name
+    config.distill.models = [Path(name).name for name in config.distill.models]
     main = main_target(described["kinds"])
     record: dict[str, Any] = {
         "library_name": "vea",
@@ -485,7 +493,7 @@ def export_encoder(run: Path, out: Path, *, ema: bool = False) -> tuple[str, dic
             ours = build_encoder(
                 EncoderConfig(name=form["name"], args=form["args"]), image_size=size, channels=channels
             )
-            load_encoder_weights(ours, encoder_part(weights), where=str(run))  # type: ignore[arg-type]
+            load_encoder(ours, weights, where=str(run))
         images = torch.randn(4, channels, size, size, generator=torch.Generator().manual_seed(0))
         with torch.inference_mode():
             features = [network.eval().forward_features(images) for network in (theirs, ours)]  # type: ignore[operator]

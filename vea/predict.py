@@ -301,10 +301,11 @@ class Predictor:
 def load(
     name_or_dir: str | os.PathLike[str] = "expression", *, target: str | None = None, device: str = "cpu"
 ) -> Predictor:
-    """Returns the predictor of the model that ships with vea (``"expression"``), a fine-tuned run, or a hub folder.
+    """Returns the predictor of a model that ships with vea, a fine-tuned run, or a hub folder.
 
     Args:
-        name_or_dir: ``"expression"``, a run folder of any recipe of finetune/, or a folder that ``vea export`` wrote.
+        name_or_dir: ``"expression"``, ``"expression-nano"`` (less exact, a third of the time a face), a run folder of
+            any recipe of finetune/, or a folder that ``vea export`` wrote.
         target: which label is the expression or emotion; by default the first of kind class in the run's ``targets``.
         device: where to compute, e.g. ``"cuda"``.
 

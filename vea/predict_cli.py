@@ -188,7 +188,7 @@ def main(argv: list[str]) -> int:
     """Runs ``vea predict``; returns 1 where a file could not be read, after all others were done."""
     parser = argparse.ArgumentParser(prog="vea predict", description=__doc__)
     parser.add_argument("paths", nargs="+", type=Path, metavar="FILE|FOLDER|GLOB")
-    parser.add_argument("--model", default="expression", help="expression (the model that ships), a run, a hub folder")
+    parser.add_argument("--model", default="expression", help="expression or expression-nano (both ship), a run, a hub")
     parser.add_argument("--target", help="which label of the model to predict")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--no-faces", action="store_true", help="the pictures are face crops: do not search for faces")

@@ -8,29 +8,23 @@ import torch
 
 from vea import runtime as vea_runtime
 from vea.config import ExplainConfig, ExpressionConfig
+from vea.data.collate import merged_fields
 from vea.data.loaders import eval_loader, train_loader
 from vea.data.sample import LabelField
 from vea.data.shards import read_index
 from vea.errors import VeaError
 from vea.hub import open_model
-from vea.labels import check_same_classes
 from vea.report import write_report
 from vea.tasks.expression import ExpressionTask
 from vea.training.engine import fit
 
 
 def label_fields(config: ExpressionConfig | ExplainConfig) -> dict[str, LabelField]:
-    """Returns the label fields of the training data; every other set must have the same classes in the same order."""
+    """Returns the label fields of all sets together; those that share a target must have the same classes in order."""
     if not config.data.train or not config.data.val:
         raise VeaError("name a set in data.train and one in data.val, e.g. [{path: data/fer2013plus, split: val}]")
-    first, *others = dict.fromkeys(ref.path for ref in [*config.data.train, *config.data.val])
-    fields = read_index(first).fields
-    for other in others:
-        for name in config.targets:
-            theirs = read_index(other).fields.get(name)
-            if theirs is not None and name in fields:
-                check_same_classes(fields[name].classes, theirs.classes, f"{other} beside {first}, label {name!r}")
-    return fields
+    paths = dict.fromkeys(ref.path for ref in [*config.data.train, *config.data.val])
+    return merged_fields({path: read_index(path).fields for path in paths}, used=config.targets)
 
 
 def class_counts(config: ExpressionConfig, *, fields: dict[str, LabelField]) -> dict[str, list[float]]:
@@ -53,9 +47,9 @@ def fine_tune(config: ExpressionConfig) -> None:
     runtime = vea_runtime.start(config.runtime, precision=config.train.precision)
     fields = label_fields(config)
 
-    teacher = open_model(config.distill.model).task if config.distill.model else None
+    teachers = [open_model(name).task for name in config.distill.models]
     torch.manual_seed(config.seed)  # the same first weights on every rank, and in a run that is started again
-    task = ExpressionTask(config, fields=fields, counts=class_counts(config, fields=fields), teacher=teacher)
+    task = ExpressionTask(config, fields=fields, counts=class_counts(config, fields=fields), teachers=teachers)
     if config.train.init_from:
         loaded = task.load_pretrained(config.train.init_from)
         if runtime.is_main:

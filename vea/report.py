@@ -22,6 +22,7 @@ from vea.errors import VeaError
 from vea.training.checkpoint import list_checkpoints, write_text
 
 WORST_ERRORS = 12
+EXPLAINED = 6  # pictures with the right emotion, and as many with a wrong one
 THUMBNAIL_SIDE = 160
 INK = "#808488"  # readable on the white and on the dark page, which share one set of plots
 
@@ -396,6 +397,29 @@ def _errors(rows: Sequence[dict[str, Any]], classes: Sequence[str], thumbnails: 
     return f'<div class="grid errors">{"".join(figures)}</div>'
 
 
+def _good_and_bad(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns pictures whose emotion was named and pictures where it was not, each spread over the whole split."""
+    chosen = []
+    for right in (True, False):
+        these = [row for row in rows if row["text"].startswith(row["emotion"]) == right]
+        step = max(1, len(these) // EXPLAINED)
+        chosen += these[::step][:EXPLAINED]
+    return chosen
+
+
+def _explanations(rows: Sequence[dict[str, Any]], thumbnails: dict[str, bytes]) -> str:
+    figures = []
+    for row in rows:
+        data = thumbnails.get(row["key"])
+        picture = _image(data, alt=row["key"], kind="jpeg") if data else '<div class="none">picture not found</div>'
+        told = [f"people: {row['emotion']}: {(row['references'] or [''])[0]}"]
+        if row.get("swapped"):
+            told.append(f"before another picture: {row['swapped']}")
+        dim = "".join(f'<br><span class="dim">{_text(line)}</span>' for line in told)
+        figures.append(f"<figure>{picture}<figcaption><b>{_text(row['text'])}</b>{dim}</figcaption></figure>")
+    return f'<div class="grid errors">{"".join(figures)}</div>'
+
+
 def _evaluation(record: dict[str, Any]) -> str:
     predictions, targets = record["predictions"], record["targets"]
     worst = {
@@ -403,7 +427,9 @@ def _evaluation(record: dict[str, Any]) -> str:
         for name, result in targets.items()
         if name in predictions and result.get("classes")
     }
-    wanted = {row["key"] for rows in worst.values() for row in rows}
+    sentences = {name: rows for name, rows in predictions.items() if name in targets and isinstance(rows, list)}
+    written = {name: _good_and_bad(rows) for name, rows in sentences.items()}
+    wanted = {row["key"] for rows in [*worst.values(), *written.values()] for row in rows}
     thumbnails = read_thumbnails(record["data"], record["split"], wanted)
     weights = record.get("weights") or {}
     about = f"{', '.join(record['data'])}; weights: {weights.get('kind', '?')} of step {weights.get('step', '?')}"
@@ -422,7 +448,10 @@ def _evaluation(record: dict[str, Any]) -> str:
                 ),
             )
         )
-        if not classes:  # values and label sets have neither recall nor confusion
+        if target in written:
+            lines.append(f"<h3>{_text(target)}: the right emotion, then a wrong one</h3>")
+            lines.append(_explanations(written[target], thumbnails))
+        if not classes:  # values, label sets and words have neither recall nor confusion
             continue
         lines.append(f"<h3>{_text(target)}: recall of each class</h3>")
         lines.append(

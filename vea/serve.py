@@ -177,7 +177,7 @@ def main(argv: list[str]) -> None:
     """Serves the page until Ctrl-C or SIGTERM."""
     parser = argparse.ArgumentParser(prog="vea serve", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    parser.add_argument("model", nargs="?", default="expression", help="a run, or the model that ships (expression)")
+    parser.add_argument("model", nargs="?", default="expression", help="a run, expression or expression-nano")
     parser.add_argument("--explain", metavar="RUN", help="a run of finetune/explain.py: a tab that answers in words")
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in (127.0.0.1)")
     parser.add_argument("--port", type=int, default=7860)

@@ -14,6 +14,7 @@ from PIL import Image
 from vea.cli import main as vea_main
 from vea.data import synthetic
 from vea.training.checkpoint import load_weights
+from vea.training.tracking import predictions_table
 
 pytest.importorskip("transformers", reason="needs the extra: pip install 'vea[vlm]'")
 pytestmark = pytest.mark.slow
@@ -46,8 +47,17 @@ def test_the_run_learns_and_is_scored_with_a_control(run, repository):
     scored = call(repository, "finetune/evaluate.py", str(run), "--split", "test")
     assert scored.returncode == 0, scored.stderr[-2000:]
     record = json.loads((run / "evaluation_test.json").read_text())
-    assert record["synthetic"] and len(record["predictions"]) == 6
-    assert {"cider", "bleu_4", "emotion_accuracy", "swapped/cider", "loss"} <= record["metrics"].keys()
+    assert record["synthetic"] and len(record["predictions"]["keys"]) == 6
+    scores = record["targets"]["explanation"]["metrics"]
+    assert {"cider", "bleu_4", "emotion_accuracy", "swapped/cider", "loss"} <= scores.keys()
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert record["predictions"]["explanation"][0]["key"] in page and "people: " in page and "data:image/jpeg" in page
+    again = call(repository, "finetune/explain.py", str(run / "config.yaml"), f"out={run}")
+    assert again.returncode == 0, again.stderr[-2000:]
+    board = call(repository, "-m", "vea.cli", "leaderboard", str(run))
+    assert board.returncode == 0 and f"{scores['cider']:.4f}" in board.stdout
+    columns, rows = predictions_table(record, target="explanation")
+    assert columns == ["key", "emotion", "references", "text"] and len(rows) == 6
 
 
 def test_vea_explain_writes_a_sentence(run, tmp_path, capsys):

@@ -5,9 +5,16 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
+from itertools import islice
 
 import pytest
+import yaml
 
+from vea.data import synthetic
+from vea.data.writer import write_dataset
+
+COUNTS = (("train", 64), ("val", 20), ("test", 20))
 pytestmark = pytest.mark.slow
 
 
@@ -55,3 +62,34 @@ def test_attributes_are_learned_evaluated_and_listed(tmp_path, repository):
     assert "brightness" in run(repository, "-m", "vea.cli", "leaderboard", str(tmp_path / "runs"))
     said = run(repository, "-m", "vea.cli", "compare", str(tmp_path / "runs/a"), str(tmp_path / "runs/a"))
     assert "B - A: +0.0000" in said
+
+
+def test_two_sets_without_a_common_label_make_one_model_that_each_of_them_scores(tmp_path, repository):
+    drawn = {split: list(islice(synthetic.samples(count, split=split, size=48), count)) for split, count in COUNTS}
+    own = {"faces": ("expression",), "scenes": ("valence", "arousal")}
+    for name, labels in own.items():
+        fields = {label: synthetic.FIELDS[label] for label in labels}
+        kept = {
+            split: [replace(s, labels={k: v for k, v in s.labels.items() if k in labels}) for s in samples]
+            for split, samples in drawn.items()
+        }
+        write_dataset(kept, tmp_path / name, name=name, title=name, fields=fields, card=None, synthetic=True)
+    sets = {part: [{"path": str(tmp_path / name), "split": part} for name in own] for part in ("train", "val")}
+    config = {
+        "base": str(repository / "configs/finetune/emotion_oasis.yaml"), "data": {**sets, "global_batch_size": 16},
+        "targets": {"expression": 1.0}, "select_by": "expression/accuracy",
+        "distill": {"models": ["expression"], "weight": 0.8, "only_labelled": True},
+    }  # fmt: skip
+    (tmp_path / "joint.yaml").write_text(yaml.safe_dump(config))
+    words = ["train.steps=6", "train.warmup_steps=1", "train.eval_every=6", "runtime.device=cpu", "runtime.threads=1"]
+    run(repository, "finetune/emotion.py", str(tmp_path / "joint.yaml"), *words, "tracking.backend=none",
+        "data.workers=0", f"out={tmp_path / 'run'}")  # fmt: skip
+    for name, labels in own.items():
+        score = ["finetune/evaluate.py", str(tmp_path / "run"), "--split", "test"]
+        run(repository, *score, "--data", str(tmp_path / name))
+        record = json.loads((tmp_path / "run/evaluation_test.json").read_text())
+        assert set(record["targets"]) == set(labels), "a set scores the labels that it has"
+    run(repository, *score)
+    record = json.loads((tmp_path / "run/evaluation_test.json").read_text())
+    assert set(record["targets"]) == {"expression", "valence", "arousal"}
+    assert record["targets"]["valence"]["samples"] == 20 >= record["targets"]["expression"]["samples"] > 0

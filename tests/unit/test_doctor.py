@@ -132,6 +132,13 @@ def test_everything_that_is_missing_is_said_at_once(data: str, tmp_path: Path, c
     assert all(" -> " in rest or "did you mean" in rest for state, _, rest in lines if state == "missing"), lines
 
 
+def test_models_that_are_imitated_must_be_there(data: str):
+    plain = settings(data, "expression") | {"distill": {"models": ["expression", "runs/nothing"]}}
+    assert "no model at runs/nothing" in findings(plain, "missing")["distill"]
+    plain["distill"]["models"] = ["expression"]
+    assert findings(plain, "ok")["distill"].startswith("expression knows expression, votes")
+
+
 def test_labels_must_be_there_and_agree(data: str, tmp_path: Path):
     plain = settings(data) | {"targets": {"expresion": 1.0}}
     assert "did you mean 'expression'?" in findings(plain)["targets"]

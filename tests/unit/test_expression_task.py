@@ -8,7 +8,8 @@ from vea.data.sample import LabelField
 from vea.errors import VeaError
 from vea.losses.classification import mix_images, mix_targets, soft_cross_entropy, soft_targets
 from vea.models.networks import build_network
-from vea.tasks.expression import ExpressionTask, hard_targets, load_encoder
+from vea.models.weights import load_encoder
+from vea.tasks.expression import ExpressionTask, hard_targets
 from vea.training.checkpoint import save_weights
 
 FER = LabelField("class", ("angry", "disgust", "happy"))
@@ -188,7 +189,7 @@ def test_positions_are_resampled_for_another_grid():
     small = ExpressionTask(config(model={"encoder": VIT, "channels": 3}), fields=FIELDS).encoder
     large_config = config(model={"encoder": VIT, "channels": 3}, augment={"image_size": 64})
     large = ExpressionTask(large_config, fields=FIELDS).encoder
-    said = load_encoder(large, small.state_dict())
+    said = load_encoder(large, small.state_dict(), where="a run")
     assert "resampled from 37 to 65 tokens" in said
     assert torch.equal(large.pos_embed[:, 0], small.pos_embed[:, 0])
 
@@ -196,14 +197,14 @@ def test_positions_are_resampled_for_another_grid():
 def test_weights_that_do_not_fit_are_refused():
     encoder = ExpressionTask(config(model={"encoder": VIT, "channels": 3}), fields=FIELDS).encoder
     with pytest.raises(VeaError, match="none of the encoder's weights"):
-        load_encoder(encoder, {"visual.conv1.kernel": torch.zeros(1)})
+        load_encoder(encoder, {"visual.conv1.kernel": torch.zeros(1)}, where="a run")
     part = {f"enc.{name}": value for name, value in encoder.state_dict().items() if "blocks.2" not in name}
     with pytest.raises(VeaError, match=r"blocks\.2\.\S+ is not among them"):
-        load_encoder(encoder, part)
+        load_encoder(encoder, part, where="a run")
     wide = {**VIT, "args": {**VIT["args"], "embed_dim": 32}}
     other = ExpressionTask(config(model={"encoder": wide, "channels": 3}), fields=FIELDS).encoder
     with pytest.raises(VeaError, match=r"has shape .* wants"):
-        load_encoder(encoder, other.state_dict())
+        load_encoder(encoder, other.state_dict(), where="a run")
 
 
 def test_face_cnn_is_small_and_its_layers_have_an_order():
@@ -223,8 +224,8 @@ def test_a_teacher_is_imitated_and_never_kept():
         for layer in teacher.heads.layers.values():
             layer.weight.normal_()
     nano = {"encoder": {"name": "vea_face_nano", "args": {"widths": [8, 16]}}, "channels": 1}
-    student = config(model=nano, distill={"model": "a run", "weight": 1.0, "temperature": 4.0}, mix={"mixup": 0.3})
-    task = ExpressionTask(student, fields=FIELDS, teacher=teacher)
+    student = config(model=nano, distill={"models": ["a run"], "weight": 1.0, "temperature": 4.0}, mix={"mixup": 0.3})
+    task = ExpressionTask(student, fields=FIELDS, teachers=[teacher])
     assert not any(name.startswith(("teacher", "_teacher")) for name in task.state_dict())
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
 
@@ -248,8 +249,53 @@ def test_a_teacher_is_imitated_and_never_kept():
 
 def test_a_teacher_that_knows_no_target_is_refused():
     teacher = ExpressionTask(config(targets={"votes": 1.0}), fields=FIELDS)
-    with pytest.raises(VeaError, match=r"distill\.model"):
-        ExpressionTask(config(targets={"expression": 1.0}), fields=FIELDS, teacher=teacher)
+    taught = {"distill": {"models": ["runs/a"]}}
+    with pytest.raises(VeaError, match=r"distill\.models: runs/a knows votes"):
+        ExpressionTask(config(targets={"expression": 1.0}, **taught), fields=FIELDS, teachers=[teacher])
     other = {**FIELDS, "votes": LabelField("distribution", VOTES.classes[::-1])}
-    with pytest.raises(VeaError, match=r"distill\.model"):
-        ExpressionTask(config(targets={"votes": 1.0}), fields=other, teacher=teacher)
+    with pytest.raises(VeaError, match=r"distill\.models \(runs/a\)"):
+        ExpressionTask(config(targets={"votes": 1.0}, **taught), fields=other, teachers=[teacher])
+
+
+def answering(wanted: dict[str, torch.Tensor]) -> ExpressionTask:
+    """A recogniser that gives the same logits whatever it sees."""
+    teacher = ExpressionTask(config(targets=dict.fromkeys(wanted, 1.0)), fields=FIELDS)
+    with torch.no_grad():
+        for name, layer in teacher.heads.layers.items():
+            layer.weight.zero_()
+            layer.bias.copy_(wanted[name])
+    return teacher
+
+
+def test_each_label_is_taught_by_the_mean_of_those_that_know_it_and_where_asked_only_where_it_is_known():
+    torch.manual_seed(0)
+    first = answering({"expression": torch.tensor([4.0, 0.0, 0.0]), "votes": torch.zeros(4)})
+    second = answering({"expression": torch.tensor([0.0, 4.0, 0.0])})
+    data = batch()
+    data["labels"] = {"expression": torch.tensor([0, 1, 2, -1] * 2), "votes": torch.full((8, 4), float("nan"))}
+    for only in (False, True):
+        distill = {"models": ["a", "b"], "weight": 1.0, "temperature": 1.0, "only_labelled": only}
+        task = ExpressionTask(config(distill=distill), fields=FIELDS, teachers=[first, second]).eval()
+        given = task(data, step=0)
+        mean = torch.stack([t.heads.layers["expression"].bias.softmax(0) for t in (first, second)]).mean(0).double()
+        rows = task.predict(data)["expression"].double().log_softmax(1)
+        known = torch.tensor([1.0, 1, 1, 0] * 2) if only else torch.ones(8)
+        reference = ((mean * (mean.log() - rows)).sum(1) * known).mean()
+        assert given["loss/expression"].item() == pytest.approx(reference.item(), rel=1e-5)
+        assert (given["loss/votes"].item() == 0) == only, "no sample has votes"
+
+
+def test_labels_that_an_ensemble_disagrees_with_become_its_answer():
+    torch.manual_seed(0)
+    judges = [answering({"expression": torch.tensor(row)}) for row in ([3.0, 0.0, 0.0], [2.0, 1.0, 0.0])]
+    distill = {"models": ["a", "b"], "weight": 0.0, "calibrate": True}
+    task = ExpressionTask(
+        config(targets={"expression": 1.0}, distill=distill), fields=FIELDS, teachers=judges
+    ).eval()
+    data = batch()
+    labels = torch.tensor([0, 1, 2, -1, 0, 1, 2, -1])
+    data["labels"] = {"expression": labels}
+    answer = torch.stack([j.heads.layers["expression"].bias.softmax(0) for j in judges]).mean(0)
+    rows = torch.stack([torch.eye(3)[0] if y == 0 else torch.zeros(3) if y < 0 else answer for y in labels.tolist()])
+    reference = -(rows * task.predict(data)["expression"].log_softmax(1)).sum(1).mean()
+    assert task(data, step=0)["loss"].item() == pytest.approx(reference.item(), rel=1e-5)

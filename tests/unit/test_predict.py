@@ -142,7 +142,7 @@ def test_absent_models_and_detector_are_named(run_dir, tmp_path, monkeypatch):
     with pytest.raises(VeaError, match=r"no model at .*nowhere"):
         load(tmp_path / "nowhere")
     monkeypatch.setattr("vea.hub.ASSETS", tmp_path)
-    with pytest.raises(VeaError, match="carries no expression model"):
+    with pytest.raises(VeaError, match="carries no model expression"):
         load()
     save_weights(tmp_path / "other", {"a": torch.zeros(1)}, {"recipe": "pretrain", "task": {}})
     with pytest.raises(VeaError, match=r"recipe is .pretrain."):

@@ -141,6 +141,18 @@ def test_cache_changes_no_beam(model, tokens):
     assert torch.equal(write(model, tokens, 4, **beam), write(model, tokens, 4, use_cache=False, **beam))
 
 
+def test_a_beam_explains_the_emotion_that_is_most_likely_whatever_the_batch(model, tokens):
+    beam = {"settings": {"method": "beam", "beams": 3}}
+    together, greedy = write(model, tokens, 8, **beam), write(model, tokens, 8)
+    named = [tokens.text(row).split(" because")[0] for row in greedy]
+    assert [tokens.text(row).split(" because")[0] for row in together] == named
+    memory = model.memory(features(8, seed=3))
+    settings = GenerateConfig(max_new_tokens=12, method="beam", beams=3)
+    for row in range(8):
+        alone = model.write(memory[row : row + 1], tokens=tokens, settings=settings, emotions=EMOTIONS)
+        assert tokens.text(alone[0]) == tokens.text(together[row])
+
+
 def test_the_answer_starts_with_an_emotion(model, tokens):
     for method in ("greedy", "beam", "nucleus"):
         for row in write(model, tokens, 6, settings={"method": method}):
@@ -148,8 +160,9 @@ def test_the_answer_starts_with_an_emotion(model, tokens):
 
 
 def test_an_emotion_that_is_asked_for_is_what_is_explained(model, tokens):
-    texts = [tokens.text(row) for row in write(model, tokens, 4, emotion="something else")]
-    assert all(text.startswith("something else because") for text in texts)
+    rows = write(model, tokens, 4, emotion="something else")
+    assert all(tokens.text(row).startswith("something else because") for row in rows)
+    assert rows.shape[1] <= 12, "the emotion counts: the decoder has no positions beyond"
 
 
 def test_n_best_are_different_and_greedy_has_one(model, tokens):

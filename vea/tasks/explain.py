@@ -33,8 +33,9 @@ from vea.losses.language import answer_costs, answer_loss, explanation_contrast,
 from vea.models.patches import KeptFeatures, pool_patches
 from vea.models.tokens import BECAUSE, HubTokens, Sentences, Tokens, WordTokens, make_sentences
 from vea.models.vad import look_up, read_lexicon, vad_table
+from vea.models.weights import load_encoder
 from vea.tasks.base import Batch, Task
-from vea.tasks.expression import STATISTICS, build_trunk, hard_targets, load_encoder
+from vea.tasks.expression import STATISTICS, build_trunk, hard_targets
 from vea.text_emotion import TextEmotionClassifier
 
 # Valence and arousal high and high, high and low, low and high, low and low: coarse, as quadrants are.
@@ -218,10 +219,7 @@ class ExplainTask(Task):
         if self.config.model.kind == "hf":
             raise VeaError("train.init_from: model.kind=hf starts from the folder model.hf.path; leave init_from out")
         weights, metadata = load_weights(path)
-        try:
-            loaded = load_encoder(self.encoder, weights)
-        except VeaError as error:
-            raise VeaError(f"train.init_from: {path} does not fit: {error}") from None
+        loaded = load_encoder(self.encoder, weights, where=f"train.init_from: {path}")
         found = metadata.get("task", {})
         if len(found.get("mean", ())) == 3:
             self.mean.copy_(torch.tensor(found["mean"]).view(1, -1, 1, 1))

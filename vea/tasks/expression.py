@@ -11,7 +11,6 @@ from typing import Any
 import timm
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.layers import resample_abs_pos_embed
 from timm.models import group_parameters
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -22,10 +21,11 @@ from vea.data.sample import LabelField
 from vea.errors import VeaError, did_you_mean
 from vea.labels import check_same_classes
 from vea.losses.affect import ccc_loss, class_weights, multilabel_loss
-from vea.losses.classification import imitation, mix_images, mix_targets, soft_cross_entropy, soft_targets
+from vea.losses.classification import calibrated, imitation, mix_images, mix_targets, soft_cross_entropy, soft_targets
 from vea.metrics import ClassificationMetrics, MultilabelMetrics, ValueMetrics
 from vea.models.heads import AttributeHeads, LinearHeads, pool_tokens
 from vea.models.networks import build_network
+from vea.models.weights import load_encoder
 from vea.tasks.base import Batch, Task
 
 # Statistics of a network that starts from scratch; weights that come with their own (init_from) bring them along.
@@ -67,58 +67,6 @@ def build_trunk(config: ClassifierConfig, *, image_size: int) -> nn.Module:
         raise VeaError(f"model.encoder {encoder.name}: {str(error).splitlines()[0]}") from None
 
 
-def find_encoder(weights: dict[str, Tensor], wanted: set[str]) -> tuple[str, dict[str, Tensor]]:
-    """Returns (prefix, encoder weights) of the part of ``weights`` that holds every key in ``wanted``.
-
-    A pretraining run keeps its encoder under ``model.mim.encoder.``, a fine-tuned one under ``encoder.``, a plain
-    file under nothing: the prefix is found, not assumed.
-
-    Raises:
-        VeaError: no part holds them all; the sentence says what comes nearest.
-    """
-    prefixes = {key[: -len(name)] for name in wanted for key in weights if key == name or key.endswith("." + name)}
-    counted = {prefix: sum(prefix + name in weights for name in wanted) for prefix in prefixes}
-    if not counted:
-        raise VeaError("it holds none of the encoder's weights; take a run whose encoder has the name in model.encoder")
-    # Ties go to the pretraining's encoder, then to the shortest prefix.
-    prefix = max(counted, key=lambda p: (counted[p], p.endswith("mim.encoder."), -len(p)))
-    if counted[prefix] < len(wanted):
-        missing = next(name for name in sorted(wanted) if prefix + name not in weights)
-        raise VeaError(
-            f"it holds {counted[prefix]} of the encoder's {len(wanted)} weights, {missing} is not among them; "
-            "set model.encoder to the name and args of that run"
-        )
-    return prefix, {name: weights[prefix + name] for name in wanted}
-
-
-def load_encoder(encoder: nn.Module, weights: dict[str, Tensor]) -> str:
-    """Loads an encoder's weights out of any vea state dict, strictly, and returns what was loaded, for people.
-
-    Position embeddings of another grid are resampled (timm's bicubic interpolation).
-
-    Raises:
-        VeaError: a weight is missing or has another shape. The sentence continues one that names the file.
-    """
-    own = encoder.state_dict()
-    prefix, found = find_encoder(weights, set(own))
-    note = ""
-    grid = getattr(getattr(encoder, "patch_embed", None), "grid_size", None)
-    if "pos_embed" in own and found["pos_embed"].shape != own["pos_embed"].shape and grid is not None:
-        has_prefix = own["pos_embed"].shape[1] - grid[0] * grid[1]
-        note = f", positions resampled from {found['pos_embed'].shape[1]} to {own['pos_embed'].shape[1]} tokens"
-        found["pos_embed"] = resample_abs_pos_embed(
-            found["pos_embed"], new_size=list(grid), num_prefix_tokens=has_prefix
-        )
-    for name, value in own.items():
-        if found[name].shape != value.shape:
-            raise VeaError(
-                f"its {name} has shape {tuple(found[name].shape)} and the encoder here wants {tuple(value.shape)}; "
-                "set model.encoder, model.channels and augment.image_size to those of that run"
-            )
-    encoder.load_state_dict(found)
-    return f"{len(found)} of {len(own)} encoder weights from {prefix.rstrip('.') or 'the top level'}{note}"
-
-
 # ----------------------------------------------------------------------------------------------------------------- task
 
 
@@ -130,10 +78,10 @@ class ExpressionTask(Task):
         fields: the label fields of the data, from the shard index; class names and their order are kept with the
             heads and travel with the weights.
         counts: {target: samples per class} of the training data, for ``config.imbalance``.
-        teacher: the recogniser of ``config.distill``, needed for training only; it is frozen and never saved.
+        teachers: the recognisers of ``config.distill``, needed for training only; they are frozen and never saved.
 
     Raises:
-        VeaError: a target is not among the fields, the config contradicts itself, or the teacher knows none of the
+        VeaError: a target is not among the fields, the config contradicts itself, or a teacher knows none of the
             targets.
     """
 
@@ -146,7 +94,7 @@ class ExpressionTask(Task):
         *,
         fields: dict[str, LabelField],
         counts: Mapping[str, Sequence[float]] | None = None,
-        teacher: ExpressionTask | None = None,
+        teachers: Sequence[ExpressionTask] = (),
     ) -> None:
         super().__init__()
         self.config = config
@@ -180,25 +128,27 @@ class ExpressionTask(Task):
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
         self._freeze(model.train)
-        self._taught(teacher)
+        self._taught(teachers)
 
-    def _taught(self, teacher: ExpressionTask | None) -> None:
-        """Keeps the teacher outside the modules: neither checkpoints nor averages nor DDP shall find it."""
-        self._teacher, self._imitated = (teacher,), frozenset[str]()
-        if teacher is None:
-            return
-        teacher.eval().requires_grad_(False)
-        shared = [name for name, field in self.fields.items() if field.kind in ("class", "distribution")]
-        shared = [name for name in shared if name in teacher.fields]
-        if not shared:
-            raise VeaError(
-                f"distill.model: {self.config.distill.model} knows {', '.join(teacher.fields)}, and of these no class "
-                f"is among the targets {', '.join(self.fields)}"
-            )
-        for name in shared:
-            what = f"label {name!r} of distill.model beside the data's"
-            check_same_classes(teacher.fields[name].classes, self.fields[name].classes, what)
-        self._imitated = frozenset(shared)
+    def _taught(self, teachers: Sequence[ExpressionTask]) -> None:
+        """Keeps the teachers outside the modules: neither checkpoints nor averages nor DDP shall find them."""
+        self._teachers = tuple(teachers)
+        self._imitated: list[tuple[str, ...]] = []  # of each teacher, the targets that it knows
+        for where, teacher in zip(self.config.distill.models, teachers):
+            teacher.eval().requires_grad_(False)
+            shared = tuple(name for name in self.fields if name in teacher.fields)
+            if not shared:
+                raise VeaError(
+                    f"distill.models: {where} knows {', '.join(teacher.fields)}, and of these nothing is among the "
+                    f"targets {', '.join(self.fields)}"
+                )
+            for name in shared:
+                theirs, ours = teacher.fields[name], self.fields[name]
+                what = f"label {name!r} of distill.models ({where}) beside the data's"
+                if (theirs.kind, theirs.low, theirs.high) != (ours.kind, ours.low, ours.high):
+                    raise VeaError(f"{what}: another kind or scale")
+                check_same_classes(theirs.classes, ours.classes, what)
+            self._imitated.append(shared)
 
     def _balance(self, counts: Mapping[str, Sequence[float]]) -> None:
         """Keeps class weights and log frequencies as buffers that no checkpoint holds: they belong to the data."""
@@ -241,10 +191,7 @@ class ExpressionTask(Task):
         from vea.training.checkpoint import load_weights
 
         weights, metadata = load_weights(path)
-        try:
-            loaded = load_encoder(self.encoder, weights)
-        except VeaError as error:
-            raise VeaError(f"train.init_from: {path} does not fit: {error}") from None
+        loaded = load_encoder(self.encoder, weights, where=f"train.init_from: {path}")
         statistics = metadata.get("task", {})
         mean, std = statistics.get("mean"), statistics.get("std")
         if mean is not None and std is not None and len(mean) == self.config.model.channels:
@@ -296,30 +243,50 @@ class ExpressionTask(Task):
         mix, distill = self.config.mix, self.config.distill
         images = batch["image"]
         targets = {name: self._target(batch["labels"][name], field=field) for name, field in self.fields.items()}
+        answers: dict[str, Tensor] | None = None
+        if distill.calibrate:
+            answers = self._answers(images)
+            for name, theirs in answers.items():
+                if self.fields[name].kind == "class":
+                    targets[name] = calibrated(targets[name], theirs.float().softmax(2).mean(0))
         if (mix.mixup or mix.cutmix) and len(images) > 1 and torch.rand(()).item() < mix.probability:
             images, partner, share = mix_images(images.float(), mixup=mix.mixup, cutmix=mix.cutmix)
+            answers = None  # of other pictures
             targets = {name: mix_targets(rows, partner, share) for name, rows in targets.items()}
         logits = self.logits(self.normalise(images))
         parts = {name: self._loss(name, logits[name], targets[name]) for name in self.fields}
-        for name, theirs in self._teacher_logits(images).items():
-            alike = imitation(logits[name], theirs, temperature=distill.temperature)
+        if distill.weight and answers is None:
+            answers = self._answers(images)
+        for name, theirs in answers.items() if answers and distill.weight else ():
+            kind = self.fields[name].kind
+            rows = self._labelled(targets[name], kind) if distill.only_labelled else None
+            alike = imitation(logits[name], theirs, kind=kind, temperature=distill.temperature, rows=rows)
             parts[name] = (1 - distill.weight) * parts[name] + distill.weight * alike
         loss = sum(
             (self.config.targets[name] * part for name, part in parts.items()), start=images.new_zeros(()).float()
         )
         return {"loss": loss, **{f"loss/{name}": part.detach() for name, part in parts.items()}}
 
+    @staticmethod
+    def _labelled(targets: Tensor, kind: str) -> Tensor:
+        """Returns (B,) 1 where a target is known, 0 where it is missing, between where the two were mixed."""
+        if kind in ("class", "distribution"):
+            return targets.sum(1)
+        missing = targets.isnan()
+        return (~(missing if missing.ndim == 1 else missing.any(1))).float()
+
     @torch.no_grad()
-    def _teacher_logits(self, images: Tensor) -> dict[str, Tensor]:
-        """Returns {target: logits (B, C)} of the teacher for what it knows; nothing where there is none."""
-        (teacher,) = self._teacher
-        if teacher is None:
-            return {}
-        size = teacher.config.augment.image_size
-        if images.shape[-1] != size:
-            images = nn.functional.interpolate(images.float(), (size, size), mode="bilinear", antialias=True)
-        logits = teacher.to(images.device).predict({"image": images})
-        return {name: logits[name] for name in self._imitated}
+    def _answers(self, images: Tensor) -> dict[str, Tensor]:
+        """Returns {target: logits (K, B, C)} of the K teachers that know it; nothing where none does."""
+        found: dict[str, list[Tensor]] = {}
+        for teacher, names in zip(self._teachers, self._imitated):
+            size, seen = teacher.config.augment.image_size, images
+            if seen.shape[-1] != size:
+                seen = nn.functional.interpolate(seen.float(), (size, size), mode="bilinear", antialias=True)
+            logits = teacher.to(images.device).predict({"image": seen})
+            for name in names:
+                found.setdefault(name, []).append(logits[name])
+        return {name: torch.stack(rows) for name, rows in found.items()}
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """Returns {target: logits (B, C)}; of a value (B, 1), its scale mapped to [-1, 1]."""
