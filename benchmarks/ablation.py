@@ -2,7 +2,8 @@
 
     python benchmarks/ablation.py --json ablation.json       # the whole table: about five hours on two cores
     python benchmarks/ablation.py --quick --out runs/quick   # every stage once, a few steps: a check, no result
-    python benchmarks/ablation.py --anchor ../shared/data/weights/dinov2-s14/vit_small_patch14_dinov2.safetensors
+    python benchmarks/ablation.py --anchor DINOV2_S14_FILE tf_efficientnet_lite0=FILE    # networks of others, frozen
+    python benchmarks/ablation.py --arms --anchor DINOV2_S14_FILE                        # these alone
 
 Each arm is pretrained, probed frozen on faces (FER2013: all labels, 10 %) and OASIS (valence, arousal), and fine-tuned
 on faces. What is complete is not repeated: run the same command again and it goes on where it stopped. Every choice is
@@ -40,7 +41,7 @@ ARMS: dict[str, list[str]] = {
 COLUMNS = ("face linear", "face knn", "face linear 10%", "valence", "arousal", "face fine-tuned")
 
 
-def probed(encoder: Path, out: Path, *, data: str, targets: list[str], row: str,
+def probed(encoder: Path | str, out: Path, *, data: str, targets: list[str], row: str,
            size: int | None) -> dict[str, Any]:  # fmt: skip
     """Returns the rows of ``pretrain/probe.py``, which runs where it has not yet."""
     if not out.is_file():
@@ -50,7 +51,7 @@ def probed(encoder: Path, out: Path, *, data: str, targets: list[str], row: str,
     return json.loads(out.read_text(encoding="utf-8"))["rows"]
 
 
-def probe_columns(encoder: Path, folder: Path, given: argparse.Namespace, *, size: int | None = None,
+def probe_columns(encoder: Path | str, folder: Path, given: argparse.Namespace, *, size: int | None = None,
                   row: str = "last") -> dict[str, float]:  # fmt: skip
     """Returns the columns of the table that need no training of the encoder."""
     faces = probed(encoder, folder / "probe_faces.json", data=given.faces, targets=["expression"],
@@ -105,13 +106,14 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="configs/pretrain/mixed_cpu.yaml")
     parser.add_argument("--tune-config", default="configs/finetune/expression_faces_vit.yaml")
-    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
+    parser.add_argument("--arms", nargs="*", choices=list(ARMS), default=list(ARMS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=300, help="of pretraining, in every arm")
     parser.add_argument("--tune-steps", type=int, default=223, help="of fine-tuning; one pass over the faces")
     parser.add_argument("--faces", default="data/fer2013plus")
     parser.add_argument("--oasis", default="data/oasis")
-    parser.add_argument("--anchor", type=Path, nargs="*", default=[], help="timm weight files, probed at --anchor-size")
+    parser.add_argument("--anchor", nargs="*", default=[], metavar="FILE", help="weight files of timm's ViTs, or "
+                        "NAME=FILE of any timm model; probed at --anchor-size")  # fmt: skip
     parser.add_argument("--anchor-size", type=int, default=98)
     parser.add_argument("--quick", action="store_true", help="8 steps on drawn scenes: shows that every stage works")
     parser.add_argument("--threads", type=int, default=2, help="of every run")
@@ -125,7 +127,8 @@ def main(argv: list[str]) -> None:
     for arm in given.arms:  # a typo stops here, before any run
         load_config(given.config, [*ARMS[arm], *given.overrides])
     load_config(given.tune_config)
-    for path in given.anchor:
+    anchors = {anchor: Path(anchor.rpartition("=")[2]) for anchor in given.anchor}
+    for path in anchors.values():
         if not path.is_file():
             raise VeaError(f"--anchor: no weight file {path}")
 
@@ -133,10 +136,10 @@ def main(argv: list[str]) -> None:
     for seed in given.seeds:  # seed by seed: a table that was stopped is whole for the seeds it has
         for arm in given.arms:
             results[arm].append(measure(arm, seed, given))
-    for path in given.anchor:
+    for anchor, path in anchors.items():
         folder = given.out / f"anchor-{path.stem}-{given.anchor_size}"
         folder.mkdir(parents=True, exist_ok=True)
-        results[f"frozen {path.stem}"] = [probe_columns(path, folder, given, size=given.anchor_size, row="file")]
+        results[f"frozen {path.stem}"] = [probe_columns(anchor, folder, given, size=given.anchor_size, row="file")]
 
     table = Table(title=f"{given.config}, {given.steps} steps, seeds {given.seeds}: test, percent (accuracy; CCC for "
                         "valence and arousal), mean ± sd", title_justify="left")  # fmt: skip

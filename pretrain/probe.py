@@ -2,10 +2,12 @@
 
     python pretrain/probe.py runs/faces --data data/fer2013plus --target expression
     python pretrain/probe.py dinov2_s14.safetensors --image-size 224 --data data/oasis --target valence arousal
+    python pretrain/probe.py resnet50=resnet50.safetensors --data data/oasis --target valence arousal   # any of timm
     python pretrain/probe.py runs/mixed --data data/oasis --target category --json runs/mixed/probe_oasis.json
 
 Features are computed once and kept in --cache. Everything is chosen on ``val``: the weight decay, k, the ridge. The
-test split is read when nothing is left to choose, and each row scores it once.
+test split is read when nothing is left to choose, and each row scores it once. The row ``colour`` is what brightness
+and colorfulness alone can tell, and below the table stands what a constant answer scores.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 import torch.nn.functional as F
 from rich.console import Console
@@ -29,21 +32,32 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from vea.config import AugmentConfig, DataConfig, DatasetRef, EncoderConfig, ExpressionConfig, TrainConfig
+from vea.config import (
+    AugmentConfig,
+    ClassifierConfig,
+    DataConfig,
+    DatasetRef,
+    EncoderConfig,
+    ExpressionConfig,
+    TrainConfig,
+)
 from vea.data.loaders import eval_loader
 from vea.data.sample import LabelField
 from vea.data.shards import read_index
 from vea.errors import VeaError, command, did_you_mean
-from vea.metrics import concordance
-from vea.models.backbone import build_encoder, sincos_positions
+from vea.metrics import bootstrap_interval, concordance, rmse
+from vea.models.backbone import sincos_positions
 from vea.models.weights import encoder_form, encoder_part, load_encoder, read_weight_file
+from vea.tasks.expression import build_trunk
 from vea.training.checkpoint import find_weights, load_weights, write_text
 
 DECAYS = [10.0**power for power in range(-5, 3)]  # on standardised features, for the mean loss
 RIDGES = [10.0**power for power in range(-4, 5)]  # per sample, times the number of samples
 NEIGHBOURS = (1, 5, 10, 20, 50, 100)
 SHARES = (0.01, 0.05, 0.10)
+COLOUR = "colour"
 Split = tuple[Tensor, Tensor]  # features (N, D) fp32, labels (N,)
+Encode = Callable[[Tensor], Tensor]  # uint8 images (B, 3, H, W) -> features (B, D)
 
 
 # ------------------------------------------------------------------------------------------------------------ encoders
@@ -57,25 +71,57 @@ class Source:
     image_size: int
     mean: list[float]
     std: list[float]
-    weights: dict[str, dict[str, Tensor] | None]  # None: untrained
+    weights: dict[str, dict[str, Tensor] | None]  # None: untrained, or no network at all
 
-    def build(self, row: str, *, image_size: int) -> VisionTransformer:
-        """Returns the frozen encoder of ``row``."""
+    def encode(self, row: str, *, image_size: int) -> Encode:
+        """Returns what turns images into the features of ``row``.
+
+        Of a ViT [class token, mean of the patch tokens], of another network what it pools itself.
+        """
+        if row == COLOUR:
+            return colour
         torch.manual_seed(0)
-        encoder = build_encoder(self.form, image_size=image_size)
-        weights = self.weights[row]
+        encoder = build_trunk(ClassifierConfig(encoder=self.form), image_size=image_size).requires_grad_(False).eval()
+        vit, weights = isinstance(encoder, VisionTransformer), self.weights[row]
         if weights is not None:
             load_encoder(encoder, weights, where=row)
-        elif encoder.pos_embed is not None and not encoder.no_embed_class:
+        elif isinstance(encoder, VisionTransformer) and encoder.pos_embed is not None and not encoder.no_embed_class:
             # where pretraining starts: without positions that mean something the untrained network would be a straw man
             positions = sincos_positions(encoder.embed_dim, grid=encoder.patch_embed.grid_size,
                                          num_prefix_tokens=encoder.num_prefix_tokens)  # fmt: skip
             encoder.pos_embed = nn.Parameter(positions)
-        return encoder.requires_grad_(False).eval()
+        mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (self.mean, self.std))
+
+        def run(images: Tensor) -> Tensor:
+            x = (images.float() / 255 - mean) / std
+            if not vit:
+                return encoder(x)
+            tokens, prefix = encoder.forward_features(x), int(encoder.num_prefix_tokens)  # type: ignore[operator, arg-type]
+            return torch.cat([tokens[:, 0], tokens[:, prefix:].mean(1)], 1) if prefix else tokens.mean(1)
+
+        return run
 
 
-def open_source(path: Path) -> Source:
-    """Returns the encoder of a run, of a folder of ``vea import-weights``, or of a file with timm's names."""
+def colour(images: Tensor) -> Tensor:
+    """Returns (B, 2): brightness and colorfulness (Hasler and Suesstrunk 2003) of uint8 images (B, 3, H, W)."""
+    r, g, b = images.float().flatten(2).unbind(1)
+    rg, yb = r - g, (r + g) / 2 - b
+    spread = torch.hypot(rg.std(1, correction=0), yb.std(1, correction=0))
+    return torch.stack([images.float().mean((1, 2, 3)), spread + 0.3 * torch.hypot(rg.mean(1), yb.mean(1))], 1)
+
+
+def open_source(given: str) -> Source:
+    """Returns the encoder of a run, a folder of ``vea import-weights``, a ViT's file, or NAME=FILE of a timm model.
+
+    Files have timm's names. Raises ``VeaError`` where there is no encoder.
+    """
+    name, equals, file = given.partition("=")
+    if equals and timm.is_model(name):
+        found = timm.get_pretrained_cfg(name)
+        assert found is not None
+        only: dict[str, dict[str, Tensor] | None] = {"file": read_weight_file(file), "untrained": None}
+        return Source(EncoderConfig(name=name), found.input_size[-1], list(found.mean), list(found.std), only)
+    path = Path(given)
     if path.is_file():
         weights = read_weight_file(path)
         weights = encoder_part(weights) or weights
@@ -86,7 +132,8 @@ def open_source(path: Path) -> Source:
     weights, state = load_weights(folder)
     task = state.get("task", {})
     if "encoder" not in task or task["encoder"]["name"].startswith("vea_"):
-        raise VeaError(f"{path} has no Vision Transformer to probe; give a run of pretrain/train.py or a weight file")
+        raise VeaError(f"{path} has no Vision Transformer to probe; give a run of pretrain/train.py, a ViT's weight "
+                       "file, or NAME=FILE of another timm model")  # fmt: skip
     rows = {"last": encoder_part(weights)}
     if (folder / "ema.safetensors").is_file():
         rows["ema"] = encoder_part(load_weights(folder, ema=True)[0])
@@ -105,19 +152,15 @@ def _digest(weights: dict[str, Tensor] | None, *words: object) -> str:
 
 
 @torch.inference_mode()
-def features(encoder: VisionTransformer, config: ExpressionConfig, source: Source, *, split: str, data: str,
+def features(encode: Encode, config: ExpressionConfig, *, split: str, data: str,
              batch_size: int) -> dict[str, Tensor]:  # fmt: skip
-    """Returns ``features`` (N, 2 D) [class token, mean of the patch tokens] and ``label.NAME`` (N,) of a split."""
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (source.mean, source.std))
+    """Returns ``features`` (N, D) and ``label.NAME`` (N,) of a split."""
     rows: dict[str, list[Tensor]] = {}
     batches = eval_loader(config, views="classify", refs=[DatasetRef(path=data, split=split)],
                           batch_size=batch_size, rank=0, world_size=1)  # fmt: skip
     for batch in batches:
         valid = batch["valid"]
-        tokens = encoder.forward_features((batch["image"].float() / 255 - mean) / std)
-        prefix = encoder.num_prefix_tokens
-        pooled = torch.cat([tokens[:, 0], tokens[:, prefix:].mean(1)], 1) if prefix else tokens.mean(1)
-        rows.setdefault("features", []).append(pooled[valid])
+        rows.setdefault("features", []).append(encode(batch["image"])[valid])
         for name, values in batch["labels"].items():
             rows.setdefault(f"label.{name}", []).append(values[valid])
     return {name: torch.cat(parts) for name, parts in rows.items()}
@@ -189,6 +232,25 @@ class Chosen:
 def score(answers: Tensor, labels: Tensor, *, field: LabelField) -> float:
     """Returns accuracy for classes, CCC for values."""
     return ccc(answers, labels) if field.kind == "value" else float((answers.argmax(1) == labels).double().mean())
+
+
+def judge(answers: Tensor, labels: Tensor, *, field: LabelField) -> dict[str, Any]:
+    """Returns ``test`` as ``score`` does, its 95 % bootstrap ``interval`` and, for values, ``rmse``."""
+    if field.kind == "value":
+        pairs = torch.stack([answers, labels], 1).double().numpy()
+        found = {"interval": bootstrap_interval(pairs, concordance), "rmse": float(rmse(pairs[None])[0])}
+    else:
+        found = {"interval": bootstrap_interval((answers.argmax(1) == labels).double().numpy())}
+    return {"test": score(answers, labels, field=field), **found}
+
+
+def constant(train: Tensor, test: Tensor, *, field: LabelField) -> dict[str, Any]:
+    """Returns the scores of always answering the training mean, or the most frequent training class."""
+    if field.kind == "value":
+        answers = train.mean().expand(len(test))
+    else:
+        answers = torch.bincount(train, minlength=len(field.classes)).expand(len(test), -1)
+    return judge(answers, test, field=field)
 
 
 def linear_probe(train: Split, val: Split, *, field: LabelField) -> Chosen:
@@ -267,15 +329,19 @@ def fields_of(data: str, targets: list[str]) -> dict[str, LabelField]:
     return {name: index.fields[name] for name in targets}
 
 
-def probe(path: Path, *, data: str, targets: list[str], image_size: int | None, eval_crop: float, cache: Path,
+def probe(path: str, *, data: str, targets: list[str], image_size: int | None, eval_crop: float, cache: Path,
           only: list[str] | None = None, seeds: int = 3, workers: int = 1,
           batch_size: int = 64) -> dict[str, Any]:  # fmt: skip
-    """Returns {"rows": {row: {target: {probe: {"setting", "validation", "test", "test_sd"}}}}, ...}."""
+    """Returns {"rows": {row: {target: {probe: {"setting", "validation", "test", "test_sd"}}}}, ...}.
+
+    Probes without several draws have ``interval`` and, for values, ``rmse`` as well; ``constant`` is by target.
+    """
     source, fields = open_source(path), fields_of(data, targets)
-    names = only or list(source.weights)
+    known = [*source.weights, COLOUR]
+    names = only or known
     for name in names:
-        if name not in source.weights:
-            raise VeaError(f"--rows: {path} has no {name!r}{did_you_mean(name, source.weights)}")
+        if name not in known:
+            raise VeaError(f"--rows: {path} has no {name!r}{did_you_mean(name, known)}")
     size = image_size or source.image_size
     config = ExpressionConfig(
         name="probe", data=DataConfig(workers=workers), augment=AugmentConfig(image_size=size, eval_crop=eval_crop),
@@ -284,11 +350,12 @@ def probe(path: Path, *, data: str, targets: list[str], image_size: int | None, 
     identity = hashlib.sha256((Path(data) / "index.json").read_bytes()).hexdigest()
 
     def cached(row: str, split: str) -> dict[str, Tensor]:
-        words = (source.form.model_dump(), size, eval_crop, identity, split, sorted(targets), source.mean, source.std)
-        file = cache / f"{_digest(source.weights[row], *words)}.safetensors"
+        network = (row,) if row == COLOUR else (source.form.model_dump(), source.mean, source.std)
+        words = (*network, size, eval_crop, identity, split, sorted(targets))
+        file = cache / f"{_digest(source.weights.get(row), *words)}.safetensors"
         if not file.is_file():
-            encoder = source.build(row, image_size=size)
-            made = features(encoder, config, source, split=split, data=data, batch_size=batch_size)
+            encode = source.encode(row, image_size=size)
+            made = features(encode, config, split=split, data=data, batch_size=batch_size)
             cache.mkdir(parents=True, exist_ok=True)
             save_file({name: value.contiguous() for name, value in made.items()}, file.with_suffix(".part"))
             file.with_suffix(".part").replace(file)
@@ -300,19 +367,26 @@ def probe(path: Path, *, data: str, targets: list[str], image_size: int | None, 
         for target, field in fields.items():
             chosen[row, target] = choose(labelled(train, target), labelled(val, target), field=field, seeds=seeds)
     rows: dict[str, Any] = {row: {} for row in names}
+    constants = {
+        target: constant(*(labelled(cached(names[0], split), target)[1] for split in ("train", "test")), field=field)
+        for target, field in fields.items()
+    }
     for (row, target), probes in chosen.items():  # nothing is chosen from here on
         x, y = labelled(cached(row, "test"), target)
         rows[row][target] = {}
         for name, draws in probes.items():
-            values = [score(draw.answer(x), y, field=fields[target]) for draw in draws]
+            judged = [judge(draw.answer(x), y, field=fields[target]) for draw in draws]
+            values = [found["test"] for found in judged]
             rows[row][target][name] = {
+                **(judged[0] if len(draws) == 1 else {}),
                 "setting": draws[0].setting if len(draws) == 1 else [draw.setting for draw in draws],
                 "validation": statistics.mean(draw.validation for draw in draws),
                 "test": statistics.mean(values),
                 "test_sd": statistics.stdev(values) if len(values) > 1 else None,
             }
     metrics = {name: "ccc" if field.kind == "value" else "accuracy" for name, field in fields.items()}
-    return {"encoder": str(path), "data": data, "image_size": size, "metrics": metrics, "rows": rows, "seeds": seeds}
+    return {"encoder": path, "data": data, "image_size": size, "metrics": metrics, "rows": rows,
+            "constant": constants, "seeds": seeds}  # fmt: skip
 
 
 def print_table(result: dict[str, Any]) -> None:
@@ -324,20 +398,30 @@ def print_table(result: dict[str, Any]) -> None:
         for column in ("weights", *names):
             table.add_column(column, justify="left" if column == "weights" else "right", no_wrap=True)
         for row, targets in result["rows"].items():
-            cells = [f"{100 * cell['test']:.1f}" + (f" ± {100 * cell['test_sd']:.1f}" if cell["test_sd"] is not None
-                                                   else "") for cell in targets[target].values()]  # fmt: skip
-            table.add_row(row, *cells)
-        Console(width=120).print(table)
+            table.add_row(row, *map(_shown, targets[target].values()))
+        Console(width=140).print(table)
+        print(f"in brackets: 95 % bootstrap interval; a constant answer: {_shown(result['constant'][target])}")
+
+
+def _shown(cell: dict[str, Any]) -> str:
+    text = f"{100 * cell['test']:.1f}"
+    if cell.get("test_sd") is not None:
+        text += f" ± {100 * cell['test_sd']:.1f}"
+    if "interval" in cell:
+        low, high = cell["interval"]
+        text += f" ({100 * low:.0f} to {100 * high:.0f})"
+    return text + (f", RMSE {cell['rmse']:.3f}" if "rmse" in cell else "")
 
 
 @command
 def main(argv: list[str]) -> None:
     """Runs the probes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("encoder", type=Path, help="run folder, folder of import-weights, or a timm weight file")
+    parser.add_argument("encoder", help="run, folder of import-weights, a ViT's weight file, or NAME=FILE: a timm "
+                        "model and its weights")  # fmt: skip
     parser.add_argument("--data", required=True, help="prepared set with train, val and test")
     parser.add_argument("--target", required=True, nargs="+", help="label fields of kind class or value")
-    parser.add_argument("--rows", nargs="+", help="which of last, ema, file, untrained; default: all there are")
+    parser.add_argument("--rows", nargs="+", help="which of last, ema, file, untrained, colour; default: all")
     parser.add_argument("--image-size", type=int, help="default: the encoder's own")
     parser.add_argument("--eval-crop", type=float, default=1.0)
     parser.add_argument("--seeds", type=int, default=3, help="draws of each share of the labels")
@@ -349,7 +433,8 @@ def main(argv: list[str]) -> None:
                    eval_crop=given.eval_crop, cache=given.cache, only=given.rows, seeds=given.seeds,
                    workers=given.workers)  # fmt: skip
     print_table(result)
-    path = given.json or (given.encoder / f"probe_{Path(given.data).name}.json" if given.encoder.is_dir() else None)
+    folder = Path(given.encoder)
+    path = given.json or (folder / f"probe_{Path(given.data).name}.json" if folder.is_dir() else None)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps(result, indent=1))

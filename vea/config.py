@@ -391,6 +391,9 @@ class ExplainModelConfig(Section):
     )
     blind: bool = Field(False, description="a control: the same model, but it sees no picture")
     decoder: TextDecoderConfig = TextDecoderConfig()
+    encoder_blocks: list[int] | None = Field(
+        None, min_length=1, description="join what these blocks of a ViT give, counted from 1; null: the last one"
+    )
     image_tokens: int | None = Field(None, ge=1, description="average neighbouring patches down to so many tokens")
     max_tokens: int = Field(40, ge=8, description="of a sentence; longer explanations are cut, image tokens never")
     vad: bool = Field(True, description="sevlm: VAD emotion encoder and fusion")
@@ -414,6 +417,10 @@ class ExplainObjective(Section):
 
     vad: float = Field(1.0, ge=0)
     contrastive: float = Field(1.0, ge=0)
+    emotion: float = Field(
+        0.0, ge=0, description="cross-entropy of a linear head on the mean image token, which then names the emotion "
+        "that is explained; 0: the language model names it"
+    )  # fmt: skip
 
 
 class ExplainConfig(RunConfig):
@@ -433,8 +440,8 @@ class ExplainConfig(RunConfig):
 
     @model_validator(mode="after")
     def _cache_sees_one_view(self) -> ExplainConfig:
-        if self.model.kind == "hf" and (self.objective.vad or self.objective.contrastive):
-            raise ValueError("model.kind=hf has no VAD and no contrastive head: set both objectives to 0")
+        if self.model.kind == "hf" and any(self.objective.model_dump().values()):
+            raise ValueError("model.kind=hf has no heads: set objective.vad, contrastive and emotion to 0")
         if self.model.cache_features and (self.augment.flip or self.augment.scale != (1.0, 1.0)):
             raise ValueError("model.cache_features keeps one view: set augment.flip=0 and augment.scale=[1,1]")
         return self

@@ -48,8 +48,8 @@ def explain(task: ExplainTask, images: Sequence[np.ndarray], *, emotion: str | N
     views = Views(task.config.augment, seed=0, channels=3, train=False)
     stacked = np.stack([views.one(image, key="") for image in images])
     device = next(task.parameters()).device
-    memory = task.explainer.memory(task.encode(torch.from_numpy(stacked).permute(0, 3, 1, 2).to(device)))
-    return [split_answer(task.tokens.text(row)) for row in task.write(memory, emotion=emotion).cpu()]
+    features = task.encode(torch.from_numpy(stacked).permute(0, 3, 1, 2).to(device))
+    return [split_answer(task.tokens.text(row)) for row in task.write(features, emotion=emotion).cpu()]
 
 
 @command

@@ -5,7 +5,9 @@ import json
 import sys
 
 import pytest
+import timm
 import torch
+from safetensors.torch import save_file
 
 from vea.config import EncoderConfig
 from vea.data.sample import LabelField
@@ -95,7 +97,7 @@ def test_the_command_writes_every_row_and_reads_its_features_again(probe, tmp_pa
     words += ["--cache", str(tmp_path / "cache"), "--workers", "0", "--seeds", "2"]
     assert probe.main(words) == 0
     first = json.loads((tmp_path / "run" / "probe_data.json").read_text())
-    assert list(first["rows"]) == ["last", "ema", "untrained"]
+    assert list(first["rows"]) == ["last", "ema", "untrained", "colour"]
     cell = first["rows"]["ema"]["valence"]["linear 10%"]
     assert -1 <= cell["test"] <= 1 and cell["test_sd"] is not None
     assert set(first["rows"]["last"]["emotion"]) == {"linear", "knn", "linear 1%", "linear 5%", "linear 10%"}
@@ -104,7 +106,37 @@ def test_the_command_writes_every_row_and_reads_its_features_again(probe, tmp_pa
     assert json.loads((tmp_path / "run" / "probe_data.json").read_text()) == first
 
 
+def test_colour_is_hasler_and_suesstrunks(probe):
+    images = torch.randint(0, 256, (3, 3, 5, 7), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    for image, found in zip(images.numpy().astype(float), probe.colour(images).numpy()):
+        rg, yb = image[0] - image[1], (image[0] + image[1]) / 2 - image[2]
+        vivid = (rg.var() + yb.var()) ** 0.5 + 0.3 * (rg.mean() ** 2 + yb.mean() ** 2) ** 0.5
+        assert found == pytest.approx([image.mean(), vivid], rel=1e-5)
+    gray = torch.full((1, 3, 4, 4), 90, dtype=torch.uint8)
+    assert probe.colour(gray).tolist() == [[90, 0]]
+
+
+def test_a_constant_answer_is_what_the_training_labels_say(probe):
+    value, classes = LabelField("value", low=1, high=7), LabelField("class", ("a", "b", "c"))
+    found = probe.constant(torch.tensor([1.0, 3.0]), torch.tensor([2.0, 4.0, 0.0]), field=value)
+    assert found["test"] == 0 and found["rmse"] == pytest.approx((8 / 3) ** 0.5)
+    assert probe.constant(torch.tensor([0, 1, 1]), torch.tensor([1, 1, 2, 0]), field=classes)["test"] == 0.5
+
+
+def test_any_model_of_timm_is_probed_by_name_and_file(probe, tmp_path):
+    network = timm.create_model("test_efficientnet.r160_in1k")
+    save_file(network.state_dict(), tmp_path / "network.safetensors")
+    source = probe.open_source(f"test_efficientnet.r160_in1k={tmp_path / 'network.safetensors'}")
+    assert (source.image_size, list(source.weights)) == (160, ["file", "untrained"])
+    images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    mean, std = (torch.tensor(row).view(3, 1, 1) for row in (source.mean, source.std))
+    with torch.no_grad():
+        want = network.eval().forward_head(network.forward_features((images / 255 - mean) / std), pre_logits=True)
+    assert torch.allclose(source.encode("file", image_size=64)(images), want, atol=1e-5)
+    assert not torch.allclose(source.encode("untrained", image_size=64)(images), want, atol=1e-2)
+
+
 def test_what_cannot_be_probed_is_told_in_a_sentence(probe, tmp_path):
     save_weights(tmp_path / "run" / "final", {"a": torch.zeros(1)}, {})
     with pytest.raises(VeaError, match="no Vision Transformer"):
-        probe.open_source(tmp_path / "run")
+        probe.open_source(str(tmp_path / "run"))

@@ -164,7 +164,8 @@ class Explainer(nn.Module):
         tokens: of the decoder.
         features: width of the image tokens.
         token_vad: (V, 3), of ``vea.models.vad.vad_table``.
-        heads: which of ``vad`` and ``contrastive`` are trained, each with a head.
+        heads: which of ``vad``, ``contrastive`` and ``emotion`` are trained, each with a head.
+        emotions: number of emotions.
         weights: False where a checkpoint follows.
     """
 
@@ -178,6 +179,7 @@ class Explainer(nn.Module):
         features: int,
         token_vad: Tensor,
         heads: tuple[str, ...] = (),
+        emotions: int = 0,
         weights: bool = True,
     ) -> None:
         super().__init__()
@@ -197,6 +199,9 @@ class Explainer(nn.Module):
             for _ in range(3):
                 layers += [nn.Linear(width, width), nn.ReLU()]
             self.contrast_head = nn.Sequential(*layers, nn.Linear(width, 1))
+        self.emotion_head: nn.Module | None = None
+        if "emotion" in heads:  # few pictures have an emotion, so half of what it sees is dropped
+            self.emotion_head = nn.Sequential(nn.LayerNorm(features), nn.Dropout(0.5), nn.Linear(features, emotions))
 
     @property
     def token_vad(self) -> Tensor:
@@ -226,6 +231,14 @@ class Explainer(nn.Module):
         """Returns the contrastive head's scores (B,) of pooled image tokens, emotions and explanations, (B, D) each."""
         return self.contrast_head(torch.cat([memory, emotion, explanation], dim=-1))[:, 0]
 
+    def emotion_logits(self, features: Tensor) -> Tensor:
+        """Returns the emotion head's logits (B, E) of image features (B, N, F).
+
+        It has its own way from the features, so that the decoder learns as without it.
+        """
+        assert self.emotion_head is not None
+        return self.emotion_head(features.mean(1))
+
     @torch.no_grad()
     def write(
         self,
@@ -234,7 +247,7 @@ class Explainer(nn.Module):
         tokens: Tokens,
         settings: GenerateConfig,
         emotions: list[str],
-        emotion: str | None = None,
+        emotion: str | list[str] | None = None,
         count: int = 1,
         use_cache: bool = True,
     ) -> Tensor:
@@ -245,18 +258,15 @@ class Explainer(nn.Module):
             tokens: of the decoder.
             settings: method and lengths.
             emotions: class names, one of which starts the sentence where ``settings.constrain``.
-            emotion: explain the picture as this emotion, which is then part of the result.
+            emotion: explain all pictures as this emotion, or each as its own; it is then part of the result.
             count: sentences per image (beam and nucleus).
             use_cache: False recomputes all keys and values at every step, to compare with.
         """
         if not emotion and emotions and settings.constrain and settings.method == "beam" and count == 1:
             # a beam ranks whole sentences, whose words would outvote the emotion: it is decided first, then explained
-            choices = {name: [*tokens.encode(name), tokens.because] for name in emotions}
-            longest = max(map(len, choices.values()))
-            first = settings.model_copy(update={"method": "greedy", "max_new_tokens": longest})
-            named = self.write(memory, tokens=tokens, settings=first, emotions=emotions, use_cache=use_cache).tolist()
-            told = [next(name for name, ids in choices.items() if row[: len(ids)] == ids) for row in named]
-            return self._explained(memory, told, tokens, settings=settings, use_cache=use_cache)
+            emotion = self._named(memory, tokens, settings=settings, emotions=emotions, use_cache=use_cache)
+        if isinstance(emotion, list):
+            return self._explained(memory, emotion, tokens, settings=settings, count=count, use_cache=use_cache)
         given = [*tokens.encode(emotion), tokens.because] if emotion else []
         prompt = torch.tensor([tokens.end, *tokens.encode(PROMPT), *given], device=memory.device)
         prompt = prompt.expand(len(memory), -1)
@@ -277,19 +287,29 @@ class Explainer(nn.Module):
         head = torch.tensor(given, dtype=torch.long, device=memory.device).expand(len(written), -1)
         return torch.cat([head, written[:, start:]], dim=1)
 
+    def _named(
+        self, memory: Tensor, tokens: Tokens, *, settings: GenerateConfig, emotions: list[str], use_cache: bool
+    ) -> list[str]:
+        """Returns the emotion of each image (B, N, D) that greedy decoding starts with."""
+        choices = {name: [*tokens.encode(name), tokens.because] for name in emotions}
+        longest = max(map(len, choices.values()))
+        first = settings.model_copy(update={"method": "greedy", "max_new_tokens": longest})
+        written = self.write(memory, tokens=tokens, settings=first, emotions=emotions, use_cache=use_cache).tolist()
+        return [next(name for name, ids in choices.items() if row[: len(ids)] == ids) for row in written]
 
     def _explained(
-        self, memory: Tensor, told: list[str], tokens: Tokens, *, settings: GenerateConfig, use_cache: bool
+        self, memory: Tensor, told: list[str], tokens: Tokens, *, settings: GenerateConfig, count: int, use_cache: bool
     ) -> Tensor:
         """Returns ``write`` of images whose emotions are ``told``, those of one emotion together."""
-        rows: list[Tensor] = [torch.empty(0)] * len(told)
+        rows: list[Tensor] = [torch.empty(0)] * len(told) * count
         for name in dict.fromkeys(told):
             here = [i for i, other in enumerate(told) if other == name]
             made = self.write(
-                memory[here], tokens=tokens, settings=settings, emotions=[], emotion=name, use_cache=use_cache
-            )
-            for i, row in zip(here, made):
-                rows[i] = row
+                memory[here], tokens=tokens, settings=settings, emotions=[], emotion=name, count=count,
+                use_cache=use_cache,
+            )  # fmt: skip
+            for place, row in enumerate(made):
+                rows[here[place // count] * count + place % count] = row
         return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=tokens.end)
 
 

@@ -21,6 +21,7 @@ import torch
 from PIL import Image, ImageDraw
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from vea import runtime
 from vea.caption_metrics import caption_scores, tokenize
@@ -196,14 +197,24 @@ class ExplainTask(Task):
         known = model.lexicon if not described or Path(model.lexicon or "").is_file() else None
         self.lexicon = read_lexicon(known)
         objective = config.objective
+        if model.encoder_blocks and not isinstance(self.encoder, VisionTransformer):
+            raise VeaError(f"model.encoder_blocks: {model.encoder.name} has no transformer blocks; leave it out")
+        if model.encoder_blocks and not set(model.encoder_blocks) <= set(range(1, len(self.encoder.blocks) + 1)):  # type: ignore[arg-type]
+            raise VeaError(f"model.encoder_blocks: {model.encoder.name} has blocks 1 to {len(self.encoder.blocks)}")  # type: ignore[arg-type]
         self.explainer = Explainer(
             model,
             tokens=self.tokens,
-            features=int(self.encoder.num_features),  # type: ignore[arg-type]
+            features=self.num_features,
             token_vad=vad_table(self.tokens.words(), self.lexicon),
-            heads=tuple(name for name in ("vad", "contrastive") if getattr(objective, name)),
+            heads=tuple(name for name in ("vad", "contrastive", "emotion") if getattr(objective, name)),
+            emotions=len(self.emotions),
             weights=not described,
         )
+
+    @property
+    def num_features(self) -> int:
+        """Width F of the image features."""
+        return int(self.encoder.num_features) * len(self.config.model.encoder_blocks or [0])  # type: ignore[arg-type]
 
     def train(self, mode: bool = True) -> ExplainTask:
         """Returns self in training mode; a frozen encoder stays in evaluation mode."""
@@ -236,31 +247,37 @@ class ExplainTask(Task):
         if self.config.model.kind == "hf":
             return images
         if self.config.model.blind:
-            return images.new_zeros((len(images), 1, int(self.encoder.num_features)), dtype=self.mean.dtype)  # type: ignore[arg-type]
+            return images.new_zeros((len(images), 1, self.num_features), dtype=self.mean.dtype)
+        blocks = self.config.model.encoder_blocks
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.model.train_encoder):
-            found = self.encoder.forward_features((images.float() / 255 - self.mean) / self.std)  # type: ignore[operator]
-        if isinstance(self.encoder, VisionTransformer):
-            found = found[:, self.encoder.num_prefix_tokens :]
-        else:
-            found = found.flatten(2).transpose(1, 2)
+            x = (images.float() / 255 - self.mean) / self.std
+            if blocks:
+                parts = self.encoder.forward_intermediates(  # type: ignore[operator]
+                    x, indices=[block - 1 for block in blocks], norm=True, output_fmt="NLC", intermediates_only=True
+                )
+                found = torch.cat(parts, dim=-1)
+            elif isinstance(self.encoder, VisionTransformer):
+                found = self.encoder.forward_features(x)[:, self.encoder.num_prefix_tokens :]
+            else:
+                found = self.encoder.forward_features(x).flatten(2).transpose(1, 2)  # type: ignore[operator]
         return pool_patches(found, self.config.model.image_tokens)
 
-    def memory(self, batch: Batch) -> Tensor:
-        """Returns what the decoder looks at, (B, N, D); features of a frozen encoder may be kept by key."""
+    def features(self, batch: Batch) -> Tensor:
+        """Returns ``encode`` of the batch's images, (B, N, F); those of a frozen encoder may be kept by key."""
         images = batch["image"]
         if not self.config.model.cache_features:
-            return self.explainer.memory(self.encode(images))
+            return self.encode(images)
         if self._kept is None:
             folder = self.config.model.cache_features
             self._kept = KeptFeatures(Path(folder) / self._identity() if isinstance(folder, str) else None)
         keys = [f"{self.training}/{key}" for key in batch["keys"]]  # the two views differ by their crop
         found = self._kept.get(keys, lambda new: self.encode(images[new]).float().cpu())
-        return self.explainer.memory(found.to(images.device))
+        return found.to(images.device)
 
     def _identity(self) -> str:
         """Returns a name that changes with anything that the features of a picture depend on."""
         model, view = self.config.model, self.config.augment
-        parts = [model.encoder.model_dump(), model.image_tokens, model.blind, view.model_dump()]
+        parts = [model.encoder.model_dump(), model.encoder_blocks, model.image_tokens, model.blind, view.model_dump()]
         digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
         for name, weight in sorted(self.encoder.state_dict().items()):
             digest.update(name.encode() + weight.float().cpu().numpy().tobytes())
@@ -290,11 +307,12 @@ class ExplainTask(Task):
         return make_sentences(pairs, self.tokens, max_tokens=self.config.model.max_tokens, device=device)
 
     def forward(self, batch: Batch, *, step: int) -> dict[str, Tensor]:
-        """Returns the loss and its parts: ``language``, ``vad``, ``contrastive``."""
+        """Returns the loss and its parts: ``language``, ``vad``, ``contrastive``, ``emotion``."""
         objective, device = self.config.objective, batch["image"].device
         drawn = draw(self.candidates(batch), paired=objective.contrastive > 0)
         made = self.sentences(drawn.pairs, device)
-        memory = self.memory(batch)[torch.tensor(drawn.image, device=device)]
+        features = self.features(batch)[torch.tensor(drawn.image, device=device)]
+        memory = self.explainer.memory(features)
         logits, hidden = self.explainer(memory, made)
         parts = {"language": answer_loss(logits, made.ids, made.answer)}
         if objective.vad:
@@ -302,6 +320,11 @@ class ExplainTask(Task):
             parts["vad"] = objective.vad * vad_loss(self.explainer.vad_head(hidden), rated, made.explanation)
         if objective.contrastive:
             parts["contrastive"] = objective.contrastive * self._contrast(memory, hidden, made, drawn)
+        if objective.emotion:
+            index = [self.emotions.index(emotion) if emotion else -1 for emotion, _ in drawn.pairs]
+            named = torch.tensor(index, device=device)
+            costs = cross_entropy(self.explainer.emotion_logits(features), named, ignore_index=-1, reduction="sum")
+            parts["emotion"] = objective.emotion * costs / (named >= 0).sum().clamp(min=1)
         loss = torch.stack(list(parts.values())).sum()
         return {"loss": loss, **{f"loss/{name}": part.detach() for name, part in parts.items()}}
 
@@ -318,19 +341,25 @@ class ExplainTask(Task):
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """Returns ``written`` (B, T) tokens, ``costs`` and ``counts`` (B,) of a reference; ``swapped`` (B, T)."""
         made = self.sentences([(pairs or [("", "")])[0] for pairs in self.candidates(batch)], batch["image"].device)
-        memory = self.memory(batch)
-        costs, counts = answer_costs(self.explainer(memory, made)[0], made.ids, made.answer)
-        outputs = {"written": self.write(memory), "costs": costs, "counts": counts}
+        features = self.features(batch)
+        costs, counts = answer_costs(self.explainer(self.explainer.memory(features), made)[0], made.ids, made.answer)
+        outputs = {"written": self.write(features), "costs": costs, "counts": counts}
         if self.control:
             # half a batch away: neighbours are often pictures of one theme
-            outputs["swapped"] = self.write(memory.roll(max(1, len(memory) // 2), dims=0))
+            outputs["swapped"] = self.write(features.roll(max(1, len(features) // 2), dims=0))
         return outputs
 
-    def write(self, memory: Tensor, *, emotion: str | None = None, count: int = 1) -> Tensor:
-        """Returns tokens (B * count, T) by ``config.generate``."""
+    def write(self, features: Tensor, *, emotion: str | None = None, count: int = 1) -> Tensor:
+        """Returns tokens (B * count, T) by ``config.generate`` from image features (B, N, F).
+
+        They explain the emotion that is given, or that the emotion head names, or that the language model begins with.
+        """
+        named: str | list[str] | None = emotion
+        if named is None and self.config.objective.emotion:
+            named = [self.emotions[i] for i in self.explainer.emotion_logits(features).argmax(1).tolist()]
         return self.explainer.write(
-            memory, tokens=self.tokens, settings=self.config.generate, emotions=list(self.emotions), emotion=emotion,
-            count=count,
+            self.explainer.memory(features), tokens=self.tokens, settings=self.config.generate,
+            emotions=list(self.emotions), emotion=named, count=count,
         )  # fmt: skip
 
     # ------------------------------------------------------------------------------------------- what the engine asks
@@ -375,7 +404,7 @@ class ExplainTask(Task):
             "texts": [batch["texts"][i] for i in few],
             "labels": {name: rows[few] for name, rows in batch["labels"].items()},
         }  # fmt: skip
-        written = [self.tokens.text(row) for row in self.write(self.memory(batch))]
+        written = [self.tokens.text(row) for row in self.write(self.features(batch))]
         truth = [" because ".join(pairs[0]) for pairs in self.candidates(batch)]
         return {"explanations": draw_page(batch["image"].cpu().numpy(), written, truth)}
 
