@@ -118,7 +118,9 @@ def assert_equal(one: dict, two: dict) -> None:
     assert one.keys() == two.keys()
     for name, value in one.items():
         if isinstance(value, torch.Tensor):
-            assert torch.equal(value, two[name]), name
+            assert torch.allclose(value, two[name], rtol=0, atol=0, equal_nan=True), name
+        elif isinstance(value, dict):
+            assert_equal(value, two[name])
         else:
             assert value == two[name], name
 
@@ -265,6 +267,21 @@ def test_mistakes_are_sentences(data):
     settings.model.encoder.args = {"patch_size": 5}
     with pytest.raises(VeaError, match="not a multiple of the encoder's patch size"):
         steps(settings)
+
+
+@pytest.mark.parametrize("views", ["pretrain", "classify"])
+def test_batches_that_are_kept_are_not_overwritten(data, views):
+    def batches(workers):
+        settings = config(data, workers=workers)
+        return train_loader(settings, views=views, start_step=0, micro_batch=3, rank=0, world_size=1)
+
+    one, two = batches(2), batches(0)
+    kept = [next(one) for _ in range(30)]  # more than there are buffers
+    for _ in range(5):
+        next(one)
+    for batch in kept:
+        assert_equal(batch, next(two))
+    one.close()
 
 
 def test_a_loader_leaves_torchs_generator_alone(data):

@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from vea.data.order import Order, kept_samples, quotas
+from vea.data.order import Order, kept_samples, keyed_bits, keyed_words, quotas
 
 
 def order(sizes=(1000,), *, weights=None, seed=0, batch=32, readers=8) -> Order:
@@ -87,6 +87,13 @@ def test_positions_in_a_mixture_are_the_count_of_earlier_draws():
         draw = o.draw(n // 4, n % 4)
         assert draw.position == seen[draw.dataset]
         seen[draw.dataset] += 1
+
+
+def test_keyed_words_are_the_stream_of_their_key_alone():
+    first = keyed_words(7, "mask", 0, 5)
+    assert keyed_words(3, "mask", 0, 6).tolist() == keyed_bits("mask", 0, 6).random_raw(3).tolist()
+    assert keyed_words(7, "mask", 0, 5).tolist() == first.tolist() == keyed_bits("mask", 0, 5).random_raw(7).tolist()
+    assert set(keyed_words(7, "mask", 0, 7).tolist()).isdisjoint(first.tolist())
 
 
 def test_quotas():

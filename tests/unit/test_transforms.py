@@ -96,6 +96,18 @@ def test_exif_orientation(kind, orientation):
     assert np.abs(found.astype(int) - expected).mean() < 2
 
 
+def test_exif_is_found_behind_other_segments_and_padding():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(Image.fromarray(picture()), "JPEG", exif=exif, quality=95)
+    start = data.index(b"\xff\xe1")
+    comment = b"\xff\xfe\x00\x08Exif\x00\x00"  # a comment that only looks like it
+    for between in (comment, comment + b"\xff\xff\xff", b"\xff\xed\xea\x60" + bytes(59998)):
+        assert decode(data[:start] + between + data[start:]).shape == (80, 60, 3)
+    plain = encoded(Image.fromarray(picture()), "JPEG", quality=95)
+    assert decode(plain[:2] + comment + plain[2:]).shape == (60, 80, 3)
+
+
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 def test_corrupt_files(kind):
     whole = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 90, 3), dtype=np.uint8)), kind)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,9 +9,8 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from torch.utils.data import get_worker_info
 
-from vea.data.order import keyed_bits
+from vea.data.order import keyed_words
 from vea.data.sample import LabelField
 from vea.errors import VeaError, did_you_mean
 from vea.labels import check_same_classes
@@ -125,18 +122,31 @@ class LabelEncoder:
 
 def mask_noise(seed: int, *place: int | str, num_patches: int) -> np.ndarray:
     """Returns uniform float32 (2, N) in [0, 1), a function of (seed, place): the noise of a sample's two masks."""
-    bits = keyed_bits("mask", seed, *place).random_raw(2 * num_patches) >> np.uint64(40)
+    bits = keyed_words(2 * num_patches, "mask", seed, *place) >> np.uint64(40)
     return (bits.astype(np.float32) * np.float32(2**-24)).reshape(2, num_patches)
 
 
-def collate(items: Sequence[Item]) -> Batch:
+def block_shape(items: Sequence[Item]) -> tuple[int, ...]:
+    """Returns (V, B, C, H, W) of the items' views, which are of one size."""
+    height, width, channels = next(iter(items[0].views.values())).shape
+    return len(items[0].views), len(items), channels, height, width
+
+
+def collate(items: Sequence[Item], block: torch.Tensor | None = None) -> Batch:
     """Returns the batch dict of ``items``: tensors (B, ...) by name, ``labels``, and the lists.
+
+    The images are written into ``block``, uint8 of ``block_shape``, and are its parts; None makes one.
 
     Every batch has ``keys`` list[str], ``slot`` int64 (B,), ``valid`` bool (B,) and ``replaced``, the keys of samples
     that could not be decoded (training: another sample stands in; evaluation: the row is not valid).
     """
     first = items[0]
-    batch: Batch = {name: _planes([item.views[name] for item in items]) for name in first.views}
+    if block is None:
+        block = torch.empty(block_shape(items), dtype=torch.uint8)
+    for item, planes in zip(items, block.transpose(0, 1).numpy(), strict=True):
+        for view, into in zip(item.views.values(), planes, strict=True):
+            cv2.split(view, list(into))  # writes into the block
+    batch: Batch = dict(zip(first.views, block))
     for name in first.arrays:
         batch[name] = _stack([item.arrays[name] for item in items])
     for name in first.lists:
@@ -152,33 +162,3 @@ def collate(items: Sequence[Item]) -> Batch:
 
 def _stack(arrays: Sequence[np.ndarray]) -> torch.Tensor:
     return torch.from_numpy(np.stack(arrays))
-
-
-_MADV_POPULATE_WRITE = 23  # Linux 5.14 and later; elsewhere the call fails and pages come one fault at a time
-_libc = ctypes.CDLL(None)
-
-
-def _populate(storage: torch.UntypedStorage) -> None:
-    """Maps all pages of new shared memory in one call: a fault for each costs more than a resize of the image in it."""
-    _libc.madvise(
-        ctypes.c_void_p(storage.data_ptr()), ctypes.c_size_t(storage.nbytes()), ctypes.c_int(_MADV_POPULATE_WRITE)
-    )
-
-
-def _planes(views: Sequence[np.ndarray]) -> torch.Tensor:
-    """Returns images (H, W, C) as uint8 (B, C, H, W).
-
-    In a worker they are written where the trainer will read them: a batch that is put together first and then copied to
-    shared memory costs three times as much.
-    """
-    height, width, channels = views[0].shape
-    shape = (len(views), channels, height, width)
-    if get_worker_info() is None:
-        batch = torch.empty(shape, dtype=torch.uint8)
-    else:
-        storage = torch.UntypedStorage._new_shared(math.prod(shape))  # as torch's default_collate does
-        _populate(storage)
-        batch = torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
-    for view, planes in zip(views, batch.numpy(), strict=True):
-        cv2.split(view, list(planes))  # writes into the batch
-    return batch

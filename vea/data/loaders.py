@@ -14,16 +14,19 @@ import re
 import signal
 import weakref
 from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Literal
 
 import cv2
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from vea.config import DatasetRef, PromptConfig, RunConfig, TeacherConfig
-from vea.data.collate import Batch, Item, LabelEncoder, collate, mask_noise, merged_fields
+from vea.data.buffers import Buffers, Filled
+from vea.data.collate import Batch, Item, LabelEncoder, block_shape, collate, mask_noise, merged_fields
 from vea.data.order import Order, kept_samples
 from vea.data.person import head_window
 from vea.data.prompts import prompt
@@ -36,6 +39,7 @@ from vea.models.teacher import same_teacher, teacher_identity
 
 ViewKind = Literal["pretrain", "classify"]
 Place = tuple[int, int]  # (step, slot); evaluation: (batch, sample)
+Lent = tuple[int | None, list[Place]]  # the places of a batch and the buffer for its images
 
 MAX_REPLACEMENTS = 1000  # bad samples in a row after which a reader gives up
 PREFETCH = 2  # batches that each worker prepares ahead
@@ -141,6 +145,11 @@ class ItemMaker:
                     raise VeaError(f"no label {name!r} in {names}{did_you_mean(name, fields)}")
             self.encoder = LabelEncoder({name: fields[name] for name in wanted})
 
+    @property
+    def num_bytes(self) -> int:
+        """Of a sample's images."""
+        return (2 if self.kind == "pretrain" else 1) * self.views.channels * self.views.config.image_size**2
+
     def make(self, shards: ShardSet, i: int, *, pass_number: int, place: Place) -> Item:
         """Returns the item of kept sample ``i``; raises ``Unusable`` with its key when the image is corrupt."""
         key, data, metadata = shards.read(i)
@@ -221,14 +230,38 @@ class _Failure:
         raise self.kind(self.message)
 
 
-def _collate(items: Sequence[Item | _Failure]) -> tuple[Batch, list[str]] | _Failure:
-    """Returns the batch and a sentence for each sample that could not be used, to be told by the main process."""
-    good: list[Item] = []
-    for item in items:
-        if isinstance(item, _Failure):
-            return item
-        good.append(item)
-    return collate(good), [sentence for item in good for sentence in item.problems.values()]
+@dataclass
+class _Made:
+    """A batch on its way to the trainer: its images apart, and a sentence for each sample that could not be used."""
+
+    names: list[str]
+    images: Tensor | Filled
+    rest: Batch
+    problems: list[str]
+
+    def batch(self) -> Batch:
+        return dict(zip(self.names, self.images)) | self.rest  # type: ignore[arg-type]
+
+
+class _Collate:
+    """Puts batches together, in a worker in one of ``buffers`` where the trainer had one to lend."""
+
+    def __init__(self, buffers: Buffers | None) -> None:
+        self.buffers = buffers
+
+    def __call__(self, made: tuple[int | None, Sequence[Item | _Failure]]) -> _Made | _Failure:
+        index, items = made
+        good: list[Item] = []
+        for item in items:
+            if isinstance(item, _Failure):
+                return item
+            good.append(item)
+        shape, names = block_shape(good), list(good[0].views)
+        lent = self.buffers is not None and index is not None
+        images = self.buffers.tensor(index, shape) if lent else torch.empty(shape, dtype=torch.uint8)  # type: ignore
+        rest = {name: value for name, value in collate(good, images).items() if name not in names}
+        sent = Filled(self.buffers, index, shape) if lent else images  # type: ignore[arg-type]
+        return _Made(names, sent, rest, [sentence for item in good for sentence in item.problems.values()])
 
 
 class TrainSet(Dataset):
@@ -253,6 +286,9 @@ class TrainSet(Dataset):
             return self._item(place)
         except VeaError as error:
             return _Failure(error)
+
+    def __getitems__(self, lent: Lent) -> tuple[int | None, list[Item | _Failure]]:
+        return lent[0], [self[place] for place in lent[1]]
 
     def _item(self, place: Place) -> Item:
         """A corrupt image gives its place to the next good sample of the same reader; later draws do not shift."""
@@ -298,6 +334,9 @@ class EvalSet(Dataset):
         except VeaError as error:
             return _Failure(error)
 
+    def __getitems__(self, lent: Lent) -> tuple[int | None, list[Item | _Failure]]:
+        return lent[0], [self[place] for place in lent[1]]
+
 
 def _open_sets(refs: Sequence[DatasetRef], config: RunConfig, *, views: ViewKind) -> list[ShardSet]:
     teacher = getattr(config, "teacher", None)
@@ -313,13 +352,13 @@ class TrainPlaces:
 
     def __init__(self, *, start_step: int, stop_step: int | None, first: int, last: int, micro_batch: int) -> None:
         self.start_step, self.stop_step = start_step, stop_step
-        self.first, self.last, self.micro_batch = first, last, micro_batch
+        self.first, self.last, self.batch_size = first, last, micro_batch
 
     def __iter__(self) -> Iterator[list[Place]]:
         steps = itertools.count(self.start_step) if self.stop_step is None else range(self.start_step, self.stop_step)
         for step in steps:
-            for start in range(self.first, self.last, self.micro_batch):
-                yield [(step, slot) for slot in range(start, min(start + self.micro_batch, self.last))]
+            for start in range(self.first, self.last, self.batch_size):
+                yield [(step, slot) for slot in range(start, min(start + self.batch_size, self.last))]
 
 
 class EvalPlaces:
@@ -337,6 +376,17 @@ class EvalPlaces:
         for batch in range(self.num_batches):
             first = batch * self.stride + self.rank * self.batch_size
             yield [(batch, number) for number in range(first, first + self.batch_size)]
+
+
+class Lending:
+    """Places, batch by batch, each with a buffer for its images where one is free (a ``batch_sampler``)."""
+
+    def __init__(self, places: TrainPlaces | EvalPlaces, buffers: Buffers | None) -> None:
+        self.places, self.buffers = places, buffers
+
+    def __iter__(self) -> Iterator[Lent]:
+        for places in self.places:
+            yield self.buffers.take() if self.buffers else None, places
 
 
 def train_loader(
@@ -396,13 +446,17 @@ def eval_loader(
     return _batches(data, places, config)
 
 
-def _batches(data: Dataset, places: TrainPlaces | EvalPlaces, config: RunConfig) -> Generator[Batch, None, None]:
+def _batches(
+    data: TrainSet | EvalSet, places: TrainPlaces | EvalPlaces, config: RunConfig
+) -> Generator[Batch, None, None]:
     workers = config.data.workers
+    # what workers prepare, what arrived, and what the trainer still looks at
+    buffers = Buffers(PREFETCH * workers + 4, places.batch_size * data.maker.num_bytes) if workers else None
     loader = DataLoader(
         data,
-        batch_sampler=places,  # type: ignore[arg-type]
+        batch_sampler=Lending(places, buffers),  # type: ignore[arg-type]
         num_workers=workers,
-        collate_fn=_collate,
+        collate_fn=_Collate(buffers),  # type: ignore[arg-type]
         worker_init_fn=_start_worker if workers else None,
         prefetch_factor=PREFETCH if workers else None,
         multiprocessing_context="fork" if workers else None,
@@ -428,12 +482,11 @@ def _unwrapped(loader: DataLoader) -> Generator[Batch, None, None]:
     for made in loader:
         if isinstance(made, _Failure):
             made.throw()
-        batch, problems = made
-        for problem in problems:
+        for problem in made.problems:
             if problem not in _logged:
                 _logged.add(problem)
                 _log.warning(problem)
-        yield batch
+        yield made.batch()
 
 
 def _start_worker(worker: int) -> None:

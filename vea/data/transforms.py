@@ -72,7 +72,7 @@ def _decode_jpeg(data: bytes) -> np.ndarray:
         raise CorruptImage(_reason(error)) from None
     _check_size(width, height)
     orientation = 1
-    if data.find(b"Exif\x00\x00", 0, 65536) >= 0:
+    if _has_exif(data):
         try:
             with Image.open(io.BytesIO(data)) as header:
                 orientation = header.getexif().get(_EXIF_ORIENTATION, 1)
@@ -85,6 +85,20 @@ def _decode_jpeg(data: bytes) -> np.ndarray:
         except ValueError:  # strict: also for harmless extra bytes, which Pillow tells from a truncated file
             image = None
     return _oriented(_decode_pillow(data) if image is None else image, orientation)
+
+
+def _has_exif(data: bytes) -> bool:
+    """Says whether a JPEG has an Exif segment before its scan."""
+    place = 2  # behind the start of the image: segments of 0xff, kind, length, and the scan begins with kind 0xda
+    while data[place : place + 1] == b"\xff":
+        kind = data[place + 1 : place + 2]
+        if kind == b"\xe1" and data[place + 4 : place + 10] == b"Exif\x00\x00":
+            return True
+        if kind == b"\xda":
+            return False
+        fill = kind == b"\xff"  # a marker may be padded in front
+        place += 1 if fill else 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+    return False
 
 
 def _decode_pillow(data: bytes) -> np.ndarray:
