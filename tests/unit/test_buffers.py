@@ -17,7 +17,7 @@ def arrive(buffers, index, shape=(2, 3)):
 def test_a_buffer_is_free_again_when_its_last_tensor_is_gone():
     buffers = Buffers(2, 6)
     first, second = buffers.take(), buffers.take()
-    assert {first, second} == {0, 1} and buffers.take() is None
+    assert {first, second} == {0, 1} and buffers.take() is None, "both are lent"
     whole = arrive(buffers, first)
     row = whole[1]
     del whole

@@ -10,7 +10,6 @@ import itertools
 import math
 import mmap
 import weakref
-from collections import deque
 from collections.abc import Callable
 
 import numpy as np
@@ -31,12 +30,12 @@ class Buffers:
     def __init__(self, count: int, nbytes: int) -> None:
         self.number, self.nbytes = next(_numbers), nbytes
         self._memory = mmap.mmap(-1, max(1, count * nbytes))  # anonymous: no file, and no limit of /dev/shm
-        self._free = deque(range(count))
+        self._free = list(range(count))
         _known[self.number] = self
 
     def take(self) -> int | None:
-        """Returns the index of a free buffer, None where the trainer holds on to all."""
-        return self._free.popleft() if self._free else None
+        """Returns the index of the buffer that was freed last, None where the trainer holds on to all."""
+        return self._free.pop() if self._free else None
 
     def give_back(self, index: int) -> None:
         """Frees a buffer that was taken."""

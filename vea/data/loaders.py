@@ -7,6 +7,7 @@ global batch. Starting at any step costs the same.
 from __future__ import annotations
 
 import atexit
+import gc
 import itertools
 import logging
 import math
@@ -495,6 +496,7 @@ def _start_worker(worker: int) -> None:
     SLURM signals every process of a step. A worker that died would fail the step that the trainer wants to finish and
     save, so it ignores them, but not forever: Python ends its children by SIGTERM and waits for them.
     """
+    gc.freeze()  # collecting what was inherited would write to, and so copy, every page that is shared with the trainer
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
