@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from vea.config import AugmentConfig, DataConfig, DatasetRef, ExpressionConfig, PretrainConfig, TrainConfig
-from vea.data import loader_cli
+from vea.data import loader_cli, loaders
 from vea.data.collate import merged_fields
 from vea.data.loaders import EvalPlaces, eval_loader, train_loader
 from vea.data.sample import LabelField, Sample
@@ -282,6 +282,17 @@ def test_batches_that_are_kept_are_not_overwritten(data, views):
     for batch in kept:
         assert_equal(batch, next(two))
     one.close()
+
+
+def test_a_batch_on_its_way_can_be_pinned(data, monkeypatch):
+    """On a GPU, DataLoader pins every tensor of what a worker sent; here without one."""
+    from torch.utils.data._utils.pin_memory import pin_memory
+
+    pinned = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self, *_: pinned.append(tuple(self.shape)) or self)
+    made = loaders._Made(["scene", "person"], torch.zeros(2, 3, 3, 4, 4), {"slot": torch.zeros(3)}, [])
+    batch = pin_memory(made, None).batch()
+    assert sorted(pinned) == [(2, 3, 3, 4, 4), (3,)] and batch.keys() == {"scene", "person", "slot"}
 
 
 def test_a_loader_leaves_torchs_generator_alone(data):

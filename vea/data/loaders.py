@@ -15,9 +15,8 @@ import re
 import signal
 import weakref
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
 from types import FrameType
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -231,9 +230,11 @@ class _Failure:
         raise self.kind(self.message)
 
 
-@dataclass
-class _Made:
-    """A batch on its way to the trainer: its images apart, and a sentence for each sample that could not be used."""
+class _Made(NamedTuple):
+    """A batch on its way to the trainer: its images apart, and a sentence for each sample that could not be used.
+
+    A named tuple, for DataLoader pins the memory of what is in tuples, lists and dicts.
+    """
 
     names: list[str]
     images: Tensor | Filled
