@@ -153,7 +153,8 @@ def main(argv: list[str]) -> None:
         table.add_row(arm, *cells)
     Console(width=120).print(table)
     told = differences({arm: rows for arm, rows in results.items() if arm in ARMS})
-    print("\n".join(["differences beyond the spread:", *(told or ["none"])]))
+    if given.arms:
+        print("\n".join(["differences beyond the spread:", *(told or ["none"])]))
     if given.json:
         record = {"config": given.config, "steps": given.steps, "tune_steps": given.tune_steps, "seeds": given.seeds,
                   "results": results, "differences": told}  # fmt: skip

@@ -10,6 +10,7 @@ budget; validation chooses the step, the test split is scored once. What is comp
   same model, its words written before another picture;
 - ``text only``: the same model trained without any picture;
 - ``no VAD``, ``contrast``: SEVLM without its VAD parts, with its contrastive head;
+- ``no head``: the language model names the emotion, as in the paper;
 - ``nearest``: emotion and caption of the training photograph nearest by the mean of the encoder's patches;
 - ``majority``: the emotion that training photographs have most often.
 """
@@ -39,7 +40,8 @@ from vea.tasks.explain import ExplainTask
 
 SCORES = ("emotion_accuracy", "cider", "bleu_4", "rouge_l", "ea")
 NO_VAD, CONTRAST = ["model.vad=false", "objective.vad=0"], ["objective.contrastive=1"]
-ARMS = {"model": [], "text only": ["model.blind=true"], "no VAD": NO_VAD, "contrast": CONTRAST}
+ARMS = {"model": [], "text only": ["model.blind=true"], "no VAD": NO_VAD, "contrast": CONTRAST,
+        "no head": ["objective.emotion=0"]}  # fmt: skip
 Scores = dict[str, float]
 
 
@@ -89,6 +91,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--decoder", type=Path, help="folder of a causal language model; a .gguf in it is found")
     parser.add_argument("--lexicon", type=Path, help="Warriner or NRC-VAD file, for SEVLM's VAD parts")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     parser.add_argument("--beams", type=int, help="every arm writes by beam search; default: as the config says")
     parser.add_argument("--threads", type=int, default=2, help="of every run")
     parser.add_argument("--out", type=Path, default=Path("runs/explain-oasis"))
@@ -96,7 +99,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="for every run")
     given = parser.parse_intermixed_args(argv)
     common = [f"model.encoder.pretrained={given.encoder}", f"runtime.threads={given.threads}", "tracking.backend=none"]
-    arms = dict(ARMS)
+    arms = {name: ARMS[name] for name in given.arms}
     if given.decoder:
         if not given.decoder.is_dir():
             raise VeaError(
@@ -106,7 +109,7 @@ def main(argv: list[str]) -> None:
         common += ["model.kind=prefix", *NO_VAD, "model.image_tokens=9", "train.base_lr=3.2e-3"]
         common += [f"model.decoder.path={given.decoder}"]
         common += [f"model.decoder.gguf={file.name}" for file in sorted(given.decoder.glob("*.gguf"))[:1]]
-        arms = {name: ARMS[name] for name in ("model", "text only")}
+        arms = {name: ARMS[name] for name in ("model", "text only") if name in given.arms}
     elif given.lexicon is None:
         raise VeaError("give --lexicon (without ratings of words the VAD parts have nothing to learn), or --decoder")
     else:
