@@ -126,25 +126,32 @@ def mask_noise(seed: int, *place: int | str, num_patches: int) -> np.ndarray:
     return (bits.astype(np.float32) * np.float32(2**-24)).reshape(2, num_patches)
 
 
-def block_shape(items: Sequence[Item]) -> tuple[int, ...]:
-    """Returns (V, B, C, H, W) of the items' views, which are of one size."""
-    height, width, channels = next(iter(items[0].views.values())).shape
-    return len(items[0].views), len(items), channels, height, width
+def block_shape(item: Item, *, count: int) -> tuple[int, ...]:
+    """Returns (V, B, C, H, W) for the views of ``count`` items like this one."""
+    height, width, channels = next(iter(item.views.values())).shape
+    return len(item.views), count, channels, height, width
 
 
-def collate(items: Sequence[Item], block: torch.Tensor) -> Batch:
-    """Returns the batch dict of ``items``: tensors (B, ...) by name, ``labels``, and the lists.
+def write_views(item: Item, planes: np.ndarray) -> list[str]:
+    """Writes the item's views into ``planes``, uint8 (V, C, H, W), forgets them and returns their names.
 
-    The images are written into ``block``, uint8 of ``block_shape``, and are its parts.
+    One item at a time, as it is made: its pixels are in the cache still, and the next item's reuse their memory.
+    """
+    for view, into in zip(item.views.values(), planes, strict=True):
+        cv2.split(view, list(into))
+    names = list(item.views)
+    item.views.clear()
+    return names
+
+
+def collate(items: Sequence[Item]) -> Batch:
+    """Returns the batch dict of ``items`` but for their images: tensors (B, ...) by name, ``labels``, and the lists.
 
     Every batch has ``keys`` list[str], ``slot`` int64 (B,), ``valid`` bool (B,) and ``replaced``, the keys of samples
     that could not be decoded (training: another sample stands in; evaluation: the row is not valid).
     """
     first = items[0]
-    for item, planes in zip(items, block.transpose(0, 1).numpy(), strict=True):
-        for view, into in zip(item.views.values(), planes, strict=True):
-            cv2.split(view, list(into))  # writes into the block
-    batch: Batch = dict(zip(first.views, block))
+    batch: Batch = {}
     for name in first.arrays:
         batch[name] = _stack([item.arrays[name] for item in items])
     for name in first.lists:

@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from vea.config import DatasetRef, PromptConfig, RunConfig, TeacherConfig
 from vea.data.buffers import Buffers, Filled
-from vea.data.collate import Batch, Item, LabelEncoder, block_shape, collate, mask_noise, merged_fields
+from vea.data.collate import Batch, Item, LabelEncoder, block_shape, collate, mask_noise, merged_fields, write_views
 from vea.data.order import Order, kept_samples
 from vea.data.person import head_window
 from vea.data.prompts import prompt
@@ -40,6 +40,7 @@ from vea.models.teacher import same_teacher, teacher_identity
 ViewKind = Literal["pretrain", "classify"]
 Place = tuple[int, int]  # (step, slot); evaluation: (batch, sample)
 Lent = tuple[int | None, list[Place]]  # the places of a batch and the buffer for its images
+Making = tuple[int | None, int, Iterator["Item | _Failure"]]  # the buffer, the number of items, and the items
 
 MAX_REPLACEMENTS = 1000  # bad samples in a row after which a reader gives up
 PREFETCH = 2  # batches that each worker prepares ahead
@@ -246,27 +247,37 @@ class _Made(NamedTuple):
 
 
 class _Collate:
-    """Puts batches together, in a worker in one of ``buffers`` where the trainer had one to lend."""
+    """Makes batches, in a worker in one of ``buffers`` where the trainer had one to lend."""
 
     def __init__(self, buffers: Buffers | None) -> None:
         self.buffers = buffers
 
-    def __call__(self, made: tuple[int | None, Sequence[Item | _Failure]]) -> _Made | _Failure:
-        index, items = made
+    def __call__(self, made: Making) -> _Made | _Failure:
+        index, count, items = made
         good: list[Item] = []
-        for item in items:
+        for row, item in enumerate(items):
             if isinstance(item, _Failure):
                 return item
+            if not good:
+                shape = block_shape(item, count=count)
+                lent = self.buffers is not None and index is not None
+                images = self.buffers.tensor(index, shape) if lent else torch.empty(shape, dtype=torch.uint8)  # type: ignore
+                block = images.numpy()
+            names = write_views(item, block[:, row])
             good.append(item)
-        shape, names = block_shape(good), list(good[0].views)
-        lent = self.buffers is not None and index is not None
-        images = self.buffers.tensor(index, shape) if lent else torch.empty(shape, dtype=torch.uint8)  # type: ignore
-        rest = {name: value for name, value in collate(good, images).items() if name not in names}
         sent = Filled(self.buffers, index, shape) if lent else images  # type: ignore[arg-type]
-        return _Made(names, sent, rest, [sentence for item in good for sentence in item.problems.values()])
+        return _Made(names, sent, collate(good), [sentence for item in good for sentence in item.problems.values()])
 
 
-class TrainSet(Dataset):
+class PlaceSet(Dataset):
+    """Map from a place to its item; of a batch's places the items come one by one, as ``_Collate`` asks for them."""
+
+    def __getitems__(self, lent: Lent) -> Making:
+        index, places = lent
+        return index, len(places), (self[place] for place in places)
+
+
+class TrainSet(PlaceSet):
     """Map from (step, slot) to the item that stands there."""
 
     def __init__(self, config: RunConfig, *, views: ViewKind, num_patches: int | None) -> None:
@@ -289,9 +300,6 @@ class TrainSet(Dataset):
         except VeaError as error:
             return _Failure(error)
 
-    def __getitems__(self, lent: Lent) -> tuple[int | None, list[Item | _Failure]]:
-        return lent[0], [self[place] for place in lent[1]]
-
     def _item(self, place: Place) -> Item:
         """A corrupt image gives its place to the next good sample of the same reader; later draws do not shift."""
         draw = planned = self.order.draw(*place)
@@ -310,7 +318,7 @@ class TrainSet(Dataset):
         )
 
 
-class EvalSet(Dataset):
+class EvalSet(PlaceSet):
     """Map from (batch, sample number over all sets) to an item; numbers past the end are padding."""
 
     def __init__(
@@ -335,9 +343,6 @@ class EvalSet(Dataset):
                 return self.maker.blank(self.sets[which], place=place, problem=problem)
         except VeaError as error:
             return _Failure(error)
-
-    def __getitems__(self, lent: Lent) -> tuple[int | None, list[Item | _Failure]]:
-        return lent[0], [self[place] for place in lent[1]]
 
 
 def _open_sets(refs: Sequence[DatasetRef], config: RunConfig, *, views: ViewKind) -> list[ShardSet]:
