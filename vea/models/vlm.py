@@ -62,9 +62,10 @@ class FusedGPT2(GPT2LMHeadModel):
         attention_mask: Tensor | None = None,
         encoder_hidden_states: Tensor | None = None,
         use_cache: bool = False,
+        logits_to_keep: int = 0,
         **_: Any,
     ) -> CausalLMOutputWithCrossAttentions:
-        """Returns logits (B, L, V) and, as ``hidden_states[0]``, the states behind them, (B, L, D).
+        """Returns logits (B, K, V) and, as ``hidden_states[0]``, the states behind them, (B, K, D).
 
         Args:
             input_ids: (B, L) the tokens whose keys are not cached.
@@ -73,6 +74,7 @@ class FusedGPT2(GPT2LMHeadModel):
             attention_mask: not needed: pads stand at the end, where no earlier token looks.
             encoder_hidden_states: image tokens (B, N, D).
             use_cache: return the cache.
+            logits_to_keep: K, the last positions that get logits; 0: all L.
         """
         history = input_ids if history is None else history
         length = input_ids.shape[1]
@@ -83,9 +85,10 @@ class FusedGPT2(GPT2LMHeadModel):
             encoder_hidden_states=encoder_hidden_states,
             use_cache=use_cache,
         )
-        hidden = outputs.last_hidden_state
+        kept = logits_to_keep or length
+        hidden, explained = outputs.last_hidden_state[:, -kept:], explained[:, -kept:]
         if self.config.fuse_vad:
-            features = self.vad_encoder(self.token_vad[history])[:, -length:].to(hidden.dtype)
+            features = self.vad_encoder(self.token_vad[history])[:, -kept:].to(hidden.dtype)
             hidden = torch.where(explained[..., None], self.fuse(torch.cat([hidden, features], dim=-1)), hidden)
         return CausalLMOutputWithCrossAttentions(
             logits=self.lm_head(hidden), past_key_values=outputs.past_key_values, hidden_states=(hidden,)
@@ -101,6 +104,7 @@ class FusedGPT2(GPT2LMHeadModel):
             "past_key_values": cache,
             "encoder_hidden_states": kwargs.get("encoder_hidden_states"),
             "use_cache": bool(kwargs.get("use_cache")),
+            "logits_to_keep": kwargs.get("logits_to_keep", 0),
         }
 
 
