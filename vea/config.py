@@ -361,6 +361,7 @@ class GenerateConfig(Section):
     top_p: float = Field(0.9, gt=0, le=1)
     temperature: float = Field(1.0, gt=0)
     max_new_tokens: int = Field(30, ge=2)
+    no_repeat_ngram: int = Field(0, ge=0, description="no n words in a row are written twice; 0: they may")
     constrain: bool = Field(True, description="the first word is one of the emotion's class names")
 
 

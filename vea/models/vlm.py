@@ -331,6 +331,7 @@ def generate_options(
     """
     options: dict[str, Any] = {
         "max_new_tokens": settings.max_new_tokens, "num_return_sequences": count,
+        "no_repeat_ngram_size": settings.no_repeat_ngram or None,
         "pad_token_id": tokens.end, "eos_token_id": tokens.end, "bos_token_id": tokens.end,
     }  # fmt: skip
     if settings.constrain and emotions:
