@@ -19,7 +19,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from recipes import evaluated, run, summary
+from recipes import check_finished, evaluated, run, summary
 from rich.console import Console
 from rich.table import Table
 
@@ -68,8 +68,11 @@ def measure(arm: str, seed: int, given: argparse.Namespace) -> dict[str, float]:
     folder = given.out / f"{''.join(c if c.isalnum() else '-' for c in arm)}-s{seed}"
     budget = [f"train.steps={given.steps}", f"train.warmup_steps={given.steps // 8}"]
     common = [f"out={folder}", "name=ablation", f"seed={seed}", "data.val=[]", f"runtime.threads={given.threads}"]
-    if not (folder / "final" / "state.json").is_file():
-        run("pretrain/train.py", given.config, *common, *budget, *ARMS[arm], *given.overrides)
+    words = [given.config, *common, *budget, *ARMS[arm], *given.overrides]
+    if (folder / "final" / "state.json").is_file():
+        check_finished(folder, *words)
+    else:
+        run("pretrain/train.py", *words)
     values = probe_columns(folder, folder, given)
     tuned = folder / "tuned"
     encoder = load_config(given.config).model.encoder

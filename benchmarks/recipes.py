@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from vea.errors import RunError
+from vea.config import load_config
+from vea.errors import RunError, VeaError
+from vea.training.engine import first_difference
 
 
 def run(script: str, *arguments: str) -> None:
@@ -19,15 +21,30 @@ def run(script: str, *arguments: str) -> None:
         raise RunError(f"{' '.join(words[1:])} failed; its own message is above, what is complete is kept")
 
 
+def check_finished(folder: Path, config: str | Path, *overrides: str) -> None:
+    """Raises ``VeaError`` where the finished run in ``folder`` was made with other settings than these."""
+    made, wanted = load_config(folder / "config.yaml"), load_config(config, list(overrides))
+    difference = first_difference(made.model_dump(mode="json"), wanted.model_dump(mode="json"))
+    if difference:
+        raise VeaError(
+            f"{folder} holds a finished run with other settings ({difference}); remove it, or give another --out"
+        )
+
+
 def evaluated(
     folder: Path, recipe: str, *arguments: str, split: str = "test", beams: int | None = None
 ) -> dict[str, Any]:
     """Returns the evaluation of the run in ``folder``, trained by ``recipe`` and scored first unless that is done.
 
-    A finished run is taken as it is: whether it was made with these arguments is not asked. ``beams``: of evaluate.py.
+    ``arguments``: of the recipe, its config first. ``beams``: of evaluate.py.
+
+    Raises:
+        VeaError: a finished run there was made with other arguments.
     """
     path = folder / f"evaluation_{split}{'' if beams is None else f'_beams{beams}'}.json"
-    if not path.is_file():
+    if path.is_file():
+        check_finished(folder, *arguments)
+    else:
         run(recipe, *arguments, f"out={folder}")
         search = [] if beams is None else ["--beams", str(beams)]
         run("finetune/evaluate.py", str(folder), "--split", split, *search)

@@ -204,12 +204,13 @@ _MAY_CHANGE_INSIDE = {
 }
 
 
-def _first_difference(old: Any, new: Any, path: str = "") -> str | None:
+def first_difference(old: Any, new: Any, path: str = "") -> str | None:
+    """Returns the first setting of two configs (as dicts) that changes what is computed, in words; None: all alike."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in [*new, *(key for key in old if key not in new)]:
             if (not path and key in _MAY_CHANGE) or key in _MAY_CHANGE_INSIDE.get(path, ()):
                 continue
-            found = _first_difference(old.get(key), new.get(key), f"{path}.{key}" if path else key)
+            found = first_difference(old.get(key), new.get(key), f"{path}.{key}" if path else key)
             if found:
                 return found
         return None
@@ -226,7 +227,7 @@ def check_same_run(folder: Path, *, config: RunConfig) -> None:
         raise RunError(
             f"{folder / 'state.json'} is broken; remove its folder to go on from an earlier checkpoint"
         ) from None
-    difference = _first_difference(old, config.model_dump(mode="json"))
+    difference = first_difference(old, config.model_dump(mode="json"))
     if difference:
         raise VeaError(
             f"{config.run_dir} holds a run with other settings ({difference}); choose another name=..., or start "
