@@ -2,6 +2,7 @@
 
     python benchmarks/transfer.py --init runs/faces --seeds 0 1 2
     python benchmarks/transfer.py --init runs/faces --config configs/finetune/emotion_oasis.yaml --target valence
+    python benchmarks/transfer.py --init WEIGHTS --config configs/finetune/emotion_oasis_imagenet.yaml --target valence
 
 Runs the config's recipe and finetune/evaluate.py for each arm and seed; a run that is already complete is not
 repeated, so an interrupted table goes on where it stopped. Validation chooses the step; the test split is scored once.
@@ -36,7 +37,7 @@ def main(argv: list[str]) -> None:
     """Makes the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="configs/finetune/expression_faces_vit.yaml")
-    parser.add_argument("--init", required=True, type=Path, help="pretraining run")
+    parser.add_argument("--init", required=True, type=Path, help="pretraining run, or a weight file of the encoder")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--split", default="test")
     parser.add_argument("--target", nargs="+", default=["expression"])
@@ -44,8 +45,8 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="for both arms")
     arguments = parser.parse_intermixed_args(argv)
-    if not arguments.init.is_dir():
-        raise VeaError(f"no pretraining run at {arguments.init}; make it with pretrain/train.py")
+    if not arguments.init.exists():
+        raise VeaError(f"--init: nothing at {arguments.init}; make a run with pretrain/train.py, or give a weight file")
     recipe = load_config(arguments.config, arguments.overrides).recipe  # a typo stops here, before any run
 
     arms = {"scratch": [], "pretrained": [f"train.init_from={arguments.init}"]}
