@@ -19,13 +19,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import sys
 from collections import Counter
 from pathlib import Path
 
 import torch
-from recipes import evaluated
+from recipes import evaluated, spread
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -72,14 +71,6 @@ def without_learning(config: ExplainConfig) -> dict[str, Scores]:
     right = sum(known_emotions[i] == emotion for i, emotion in zip(nearest, emotions)) / len(emotions)
     majority = emotions.count(most) / len(emotions)
     return {"nearest": {**found, "emotion_accuracy": right}, "majority": {"emotion_accuracy": majority}}
-
-
-def spread(values: list[float]) -> str:
-    """Returns mean and sample standard deviation, times 100."""
-    if not values:
-        return "-"
-    deviation = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{100 * statistics.mean(values):.1f}{deviation}"
 
 
 @command

@@ -54,3 +54,11 @@ def evaluated(
 def summary(values: list[float]) -> tuple[float, float]:
     """Returns mean and sample standard deviation (0 for one value)."""
     return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def spread(values: list[float], *, digits: int = 1) -> str:
+    """Returns mean and sample standard deviation, times 100, in words; one value has no deviation, none is a dash."""
+    if not values:
+        return "-"
+    mean, deviation = summary([100 * value for value in values])
+    return f"{mean:.{digits}f}" + (f" ± {deviation:.{digits}f}" if len(values) > 1 else "")

@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import sys
 from pathlib import Path
 
-from recipes import evaluated
+from recipes import evaluated, spread
 from rich.console import Console
 from rich.table import Table
 
@@ -24,12 +23,6 @@ from vea.config import load_config
 from vea.errors import VeaError, command
 
 CLASSES, VALUES = ("accuracy", "macro_f1"), ("ccc", "rmse")
-
-
-def spread(values: list[float]) -> str:
-    """Returns mean and sample standard deviation, times 100."""
-    deviation = statistics.stdev(values) if len(values) > 1 else float("nan")
-    return f"{100 * statistics.mean(values):.2f} ± {100 * deviation:.2f}"
 
 
 @command
@@ -72,8 +65,8 @@ def main(argv: list[str]) -> None:
     for column in ("", *scratch):
         table.add_column(column)
     for arm in arms:
-        table.add_row(arm, *(spread(values) for values in results[arm].values()))
-    table.add_row("difference (paired)", *(spread(values) for values in differences.values()))
+        table.add_row(arm, *(spread(values, digits=2) for values in results[arm].values()))
+    table.add_row("difference (paired)", *(spread(values, digits=2) for values in differences.values()))
     Console().print(table)
     if arguments.json:
         record = {"config": arguments.config, "init": str(arguments.init), "seeds": arguments.seeds, "results": results,

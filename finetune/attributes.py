@@ -17,13 +17,13 @@ if __name__ == "__main__":
 
 from vea.config import AttributesConfig, config_from_command_line
 from vea.errors import command
-from vea.recipe import fine_tune
+from vea.recipe import fine_tune, recogniser
 
 
 @command
 def main(argv: list[str]) -> None:
     """Runs the recipe."""
-    fine_tune(config_from_command_line(__doc__, argv, AttributesConfig))
+    fine_tune(config_from_command_line(__doc__, argv, AttributesConfig), recogniser)
 
 
 if __name__ == "__main__":

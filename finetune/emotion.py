@@ -16,13 +16,13 @@ if __name__ == "__main__":
 
 from vea.config import EmotionConfig, config_from_command_line
 from vea.errors import command
-from vea.recipe import fine_tune
+from vea.recipe import fine_tune, recogniser
 
 
 @command
 def main(argv: list[str]) -> None:
     """Runs the recipe."""
-    fine_tune(config_from_command_line(__doc__, argv, EmotionConfig))
+    fine_tune(config_from_command_line(__doc__, argv, EmotionConfig), recogniser)
 
 
 if __name__ == "__main__":

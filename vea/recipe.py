@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from typing import TypeVar
 
 import torch
 
@@ -15,8 +17,11 @@ from vea.data.shards import read_index
 from vea.errors import VeaError
 from vea.hub import open_model
 from vea.report import write_report
+from vea.tasks.base import Task
 from vea.tasks.expression import ExpressionTask
 from vea.training.engine import fit
+
+ConfigT = TypeVar("ConfigT", ExpressionConfig, ExplainConfig)
 
 
 def label_fields(config: ExpressionConfig | ExplainConfig) -> dict[str, LabelField]:
@@ -38,18 +43,30 @@ def class_counts(config: ExpressionConfig, *, fields: dict[str, LabelField]) -> 
     return counts
 
 
-def fine_tune(config: ExpressionConfig) -> None:
+def recogniser(config: ExpressionConfig, fields: dict[str, LabelField]) -> ExpressionTask:
+    """Returns the task of ``config`` with the teachers it names."""
+    with torch.random.fork_rng(devices=[]):  # the first weights are the same with and without teachers
+        teachers = [open_model(name).task for name in config.distill.models]
+    return ExpressionTask(config, fields=fields, counts=class_counts(config, fields=fields), teachers=teachers)
+
+
+def fine_tune(
+    config: ConfigT, build: Callable[[ConfigT, dict[str, LabelField]], Task], *, eval_batch_size: int = 256
+) -> None:
     """Trains the run that ``config`` describes and writes its report.
+
+    Args:
+        config: of a fine-tuning recipe.
+        build: makes the task, from the config and the label fields of the data.
+        eval_batch_size: at most, on each rank.
 
     Raises:
         VeaError: data, weights and config do not fit.
     """
     runtime = vea_runtime.start(config.runtime, precision=config.train.precision)
     fields = label_fields(config)
-
-    teachers = [open_model(name).task for name in config.distill.models]
     torch.manual_seed(config.seed)  # the same first weights on every rank, and in a run that is started again
-    task = ExpressionTask(config, fields=fields, counts=class_counts(config, fields=fields), teachers=teachers)
+    task = build(config, fields)
     if config.train.init_from:
         loaded = task.load_pretrained(config.train.init_from)
         if runtime.is_main:
@@ -68,7 +85,7 @@ def fine_tune(config: ExpressionConfig) -> None:
             config,
             views="classify",
             refs=config.data.val,
-            batch_size=min(256, 2 * config.data.global_batch_size),
+            batch_size=min(eval_batch_size, 2 * config.data.global_batch_size),
             **place,
         ),
     )

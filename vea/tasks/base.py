@@ -38,6 +38,10 @@ class Task(nn.Module):
         """Returns an empty collector for one pass over a validation set."""
         raise NotImplementedError  # abstract
 
+    def load_pretrained(self, path: str) -> str:
+        """Loads the weights that ``train.init_from`` names, and returns in words what was loaded."""
+        raise NotImplementedError  # abstract
+
     def trunk(self) -> nn.Module:
         """Returns the module with timm's ``group_matcher``, used for layer-wise learning-rate decay."""
         raise NotImplementedError  # abstract
