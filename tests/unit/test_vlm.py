@@ -1,6 +1,8 @@
 """SEVLM and prefix models: what a token may depend on, lexicons, sentences, and the ways to write."""
 
 import json
+from collections import Counter
+from itertools import pairwise
 
 import pytest
 import torch
@@ -170,6 +172,29 @@ def test_n_best_are_different_and_greedy_has_one(model, tokens):
     assert len(rows) == 8 and len({tuple(row) for row in rows[:4].tolist()}) == 4
     with pytest.raises(VeaError, match="greedy decoding has one result"):
         write(model, tokens, 2, count=2)
+
+
+def test_a_pair_of_words_is_not_written_twice_where_that_is_asked(model, tokens):
+    def most_repeated(**settings):
+        pairs = []
+        for row in write(model, tokens, 16, settings={"max_new_tokens": 24, **settings}).tolist():
+            words = row[row.index(tokens.because) + 1 :]  # behind what may have been given
+            words = words[: words.index(tokens.end)] if tokens.end in words else words
+            pairs.append(max(Counter(pairwise(words)).values(), default=0))
+        return max(pairs)
+
+    assert most_repeated() > 1, "nothing repeats: nothing is shown"
+    for method in ("greedy", "beam"):
+        assert most_repeated(method=method, no_repeat_ngram=2) == 1
+
+
+def test_the_last_logits_alone_are_the_last_of_all(tokens):
+    decoder, memory = (model := build(tokens)).decoder, model.memory(features())
+    ids = make_sentences([("fear", TEXTS[0]), ("awe", TEXTS[2])], tokens, max_tokens=12).ids
+    with torch.no_grad():
+        whole = decoder(ids, encoder_hidden_states=memory).logits
+        last = decoder(ids, encoder_hidden_states=memory, logits_to_keep=1).logits
+    assert whole.shape[1] == ids.shape[1] and torch.allclose(last, whole[:, -1:], atol=1e-5)
 
 
 # ------------------------------------------------------------------------------------------------------------ lexicons
