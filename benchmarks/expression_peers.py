@@ -59,12 +59,16 @@ def vea_models(name: str) -> tuple[Recogniser, Recogniser]:
         first, *second = (names[int(row.argmax())] for names, row in zip(classes, outputs, strict=True))
         return first, second[0] if second else FERPLUS.get(first, first)
 
+    def sized(face: np.ndarray) -> np.ndarray:
+        size = task.config.augment.image_size
+        return face if face.shape == (size, size) else cv2.resize(face, (size, size), interpolation=cv2.INTER_LINEAR)
+
     def exported(face: np.ndarray) -> tuple[str, str]:
-        return named(session.run(heads, {"images": np.repeat(face[None, None], 3, 1)}))
+        return named(session.run(heads, {"images": np.repeat(sized(face)[None, None], 3, 1)}))
 
     @torch.inference_mode()
     def in_torch(face: np.ndarray) -> tuple[str, str]:
-        logits = task.predict({"image": torch.from_numpy(face)[None, None]})
+        logits = task.predict({"image": torch.from_numpy(sized(face))[None, None]})
         return named([logits[head] for head in heads])
 
     return exported, in_torch
