@@ -6,6 +6,7 @@ import json
 import pytest
 import torch
 
+from vea.config import load_config, to_yaml
 from vea.errors import RunError, VeaError
 from vea.models.networks import build_network
 
@@ -19,8 +20,11 @@ def benchmark(repository):
     return module
 
 
-def put_record(folder, *, accuracy: float) -> None:
+def put_run(folder, *, arm: str, seed: int, module: bool, accuracy: float) -> None:
+    """Writes what a finished run of the benchmark leaves; the working directory is the repository."""
     folder.mkdir(parents=True)
+    made = [f"name=module-{arm}", f"seed={seed}", f"model.attribute_module={str(module).lower()}"]
+    (folder / "config.yaml").write_text(to_yaml(load_config("configs/finetune/attributes_synthetic.yaml", made)))
     record = {"targets": {"emotion": {"metrics": {"accuracy": accuracy}}}, "blind": {"emotion": {"metric": "accuracy"}}}
     (folder / "evaluation_test.json").write_text(json.dumps(record))
 
@@ -28,8 +32,8 @@ def put_record(folder, *, accuracy: float) -> None:
 def test_the_difference_is_paired_by_seed_and_done_runs_are_read(benchmark, tmp_path, monkeypatch, capsys, repository):
     monkeypatch.chdir(repository)
     for seed, (without, with_module) in enumerate([(0.30, 0.34), (0.40, 0.42)]):
-        put_record(tmp_path / f"without-s{seed}", accuracy=without)
-        put_record(tmp_path / f"with-s{seed}", accuracy=with_module)
+        put_run(tmp_path / f"without-s{seed}", arm="without", seed=seed, module=False, accuracy=without)
+        put_run(tmp_path / f"with-s{seed}", arm="with", seed=seed, module=True, accuracy=with_module)
     monkeypatch.setattr("recipes.run", lambda *words: pytest.fail(f"{words} was run again"))
     said = tmp_path / "module.json"
     assert not benchmark.main(["--seeds", "0", "1", "--out", str(tmp_path), "--json", str(said)])
