@@ -30,6 +30,7 @@ import torch
 from vea.data.cards import find_card
 from vea.data.sample import Sample
 from vea.data.sources.fer2013plus import Fer2013Plus, majority_class
+from vea.data.transforms import crop_resize
 from vea.errors import VeaError, command
 from vea.hub import check_images, export_onnx, open_model
 
@@ -60,8 +61,7 @@ def vea_models(name: str) -> tuple[Recogniser, Recogniser]:
         return first, second[0] if second else FERPLUS.get(first, first)
 
     def sized(face: np.ndarray) -> np.ndarray:
-        size = task.config.augment.image_size
-        return face if face.shape == (size, size) else cv2.resize(face, (size, size), interpolation=cv2.INTER_LINEAR)
+        return crop_resize(face, (0, 0, 48, 48), size=task.config.augment.image_size, interpolation="linear")
 
     def exported(face: np.ndarray) -> tuple[str, str]:
         return named(session.run(heads, {"images": np.repeat(sized(face)[None, None], 3, 1)}))
