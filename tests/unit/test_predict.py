@@ -17,7 +17,7 @@ from vea import predict_cli
 from vea.config import ExpressionConfig
 from vea.data.sample import LabelField
 from vea.errors import VeaError
-from vea.predict import crop_square, load, read_image
+from vea.predict import batch_sizes, crop_square, load, read_image
 from vea.tasks.expression import ExpressionTask
 from vea.training.checkpoint import save_weights
 
@@ -262,3 +262,22 @@ def test_the_real_detector_answers_as_its_binding_and_keeps_no_memory():
     for _ in range(50):
         assert detect(image) == found
     assert allocated_bytes() - before < 10 * ANSWER_BYTES  # the binding keeps all 50
+
+
+def test_batches_of_any_number_have_few_sizes(run_dir, monkeypatch):
+    predictor = load(run_dir)
+    crop, sizes = np.zeros((32, 32, 3), np.uint8), []
+    whole = predictor.task.predict
+    monkeypatch.setattr(predictor.task, "predict", lambda batch: sizes.append(len(batch["image"])) or whole(batch))
+    for number in range(131):
+        assert len(predictor.probabilities([crop] * number)) == number
+    assert set(sizes) == {1, 2, 4, 8, 16, 32, 64}  # torch keeps memory for each
+    assert batch_sizes(131, largest=64) == [64, 64, 2, 1] and batch_sizes(7, largest=5) == [5, 2]
+
+
+def test_batches_keep_the_order_of_the_crops(run_dir):
+    predictor = load(run_dir)
+    crops = [np.random.default_rng(seed).integers(0, 256, (32, 32, 3), dtype=np.uint8) for seed in range(11)]
+    alone = np.concatenate([predictor.probabilities([crop]) for crop in crops])
+    assert np.allclose(predictor.probabilities(crops), alone, atol=1e-5)
+    assert np.ptp(alone, 0).max() > 0.001
