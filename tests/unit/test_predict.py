@@ -1,21 +1,23 @@
 from __future__ import annotations
 
 import csv
+import ctypes
 import io
 import json
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from vea import predict_cli
 from vea.config import ExpressionConfig
 from vea.data.sample import LabelField
 from vea.errors import VeaError
-from vea.predict import crop_square, load, read_image
+from vea.predict import batch_sizes, crop_square, load, read_image
 from vea.tasks.expression import ExpressionTask
 from vea.training.checkpoint import save_weights
 
@@ -157,10 +159,11 @@ def test_the_detector_maps_boxes_back_from_small_and_large_pictures(monkeypatch)
 
     class Detector:
         @staticmethod
-        def detect(image, conf):
+        def c_detect(image):
             calls.append((image.shape, image[0, 0].tolist()))
-            boxes = np.array([[10, 20, 30, 40], [0, 0, 100, 120]], dtype=np.int16)
-            return np.array([80, 95], dtype=np.int16), boxes, np.zeros((2, 10), np.int16)
+            rows = np.zeros((3, 16), np.int16)
+            rows[:, :5] = [[80, 10, 20, 30, 40], [95, 0, 0, 100, 120], [60, 5, 5, 50, 50]]
+            return rows
 
     monkeypatch.setitem(sys.modules, "yuface", Detector)
     from vea.predict import face_detector
@@ -204,3 +207,77 @@ def test_the_real_detector_finds_nothing_in_noise():
     from vea.predict import face_detector
 
     assert face_detector()(np.full((120, 90, 3), 127, np.uint8)) == []
+
+
+def drawn_face() -> np.ndarray:
+    """Returns a drawing that the detector takes for a face: it needs no more than shading, eyes, nose and mouth."""
+    board = Image.new("RGB", (320, 320), (90, 120, 150))
+    draw = ImageDraw.Draw(board)
+    parts = [
+        ((90, 60, 230, 250), (222, 178, 150)),
+        ((85, 45, 235, 110), (60, 40, 30)),
+        ((118, 130, 146, 146), (250, 250, 250)),
+        ((174, 130, 202, 146), (250, 250, 250)),
+        ((126, 131, 140, 145), (40, 25, 20)),
+        ((182, 131, 196, 145), (40, 25, 20)),
+        ((150, 150, 172, 185), (200, 150, 125)),
+        ((130, 203, 190, 222), (170, 70, 70)),
+    ]
+    for corners, colour in parts:
+        draw.ellipse(corners, fill=colour)
+    return cv2.GaussianBlur(np.asarray(board), (0, 0), 2)
+
+
+class HeapUse(ctypes.Structure):
+    """glibc's struct mallinfo2."""
+
+    _fields_ = [
+        *((name, ctypes.c_size_t) for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd")),
+        *((name, ctypes.c_size_t) for name in ("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")),
+    ]
+
+
+def allocated_bytes() -> int:
+    """Returns what malloc has handed out and not got back: Python's tracemalloc does not see a C library's."""
+    try:
+        mallinfo2 = ctypes.CDLL("libc.so.6").mallinfo2
+    except (OSError, AttributeError):
+        pytest.skip("mallinfo2 is glibc's, from 2.33")
+    mallinfo2.restype = HeapUse
+    use = mallinfo2()
+    return use.uordblks + use.hblkhd
+
+
+def test_the_real_detector_answers_as_its_binding_and_keeps_no_memory():
+    yuface = pytest.importorskip("yuface")
+    from vea.data.faces import ANSWER_BYTES, face_detector, face_search
+
+    detect, image = face_detector(), drawn_face()
+    found = detect(image)
+    assert [score for _, score in found] == [0.74]
+    bgr = np.ascontiguousarray(image[:, :, ::-1])
+    assert (face_search(yuface)(bgr)[:, :15] == yuface.c_detect(bgr)[:, :15]).all()
+    detect(image)
+    before = allocated_bytes()
+    for _ in range(50):
+        assert detect(image) == found
+    assert allocated_bytes() - before < 10 * ANSWER_BYTES  # the binding keeps all 50
+
+
+def test_batches_of_any_number_have_few_sizes(run_dir, monkeypatch):
+    predictor = load(run_dir)
+    crop, sizes = np.zeros((32, 32, 3), np.uint8), []
+    whole = predictor.task.predict
+    monkeypatch.setattr(predictor.task, "predict", lambda batch: sizes.append(len(batch["image"])) or whole(batch))
+    for number in range(131):
+        assert len(predictor.probabilities([crop] * number)) == number
+    assert set(sizes) == {1, 2, 4, 8, 16, 32, 64}  # torch keeps memory for each
+    assert batch_sizes(131, largest=64) == [64, 64, 2, 1] and batch_sizes(7, largest=5) == [5, 2]
+
+
+def test_batches_keep_the_order_of_the_crops(run_dir):
+    predictor = load(run_dir)
+    crops = [np.random.default_rng(seed).integers(0, 256, (32, 32, 3), dtype=np.uint8) for seed in range(11)]
+    alone = np.concatenate([predictor.probabilities([crop]) for crop in crops])
+    assert np.allclose(predictor.probabilities(crops), alone, atol=1e-5)
+    assert np.ptp(alone, 0).max() > 0.001
