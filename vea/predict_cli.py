@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import csv
-import ctypes
 import glob
 import json
 import os
@@ -168,22 +166,6 @@ def annotate(path: Path, prediction: Prediction, *, folder: Path) -> Path:
     return target
 
 
-def return_freed_memory() -> None:
-    """Makes glibc give an image's memory back when it is freed; elsewhere it does nothing.
-
-    Its thresholds otherwise grow to 32 MB with the first large image, and pictures of a thousand sizes leave holes:
-    over 2,000 photographs 998, 1015, 1015 MB by thirds instead of 960, 964, 959 (benchmarks/predict_many.py). The
-    price is speed: 28 images/s instead of 48.
-    """
-    if sys.platform != "linux":
-        return
-    with contextlib.suppress(OSError, AttributeError):  # no glibc (musl)
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-        for option in (-1, -3):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
-            mallopt(option, 1 << 20)
-        mallopt(-8, 1)  # M_ARENA_MAX
-
-
 @command
 def main(argv: list[str]) -> int:
     """Runs ``vea predict``; returns 1 where a file could not be read, after all others were done."""
@@ -200,7 +182,6 @@ def main(argv: list[str]) -> int:
     arguments = parser.parse_args(argv)
 
     files = find_files(arguments.paths)
-    return_freed_memory()
     from vea.predict import load  # torch: only once the arguments are known to be good
 
     predictor = load(arguments.model, target=arguments.target, device=arguments.device)
