@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from contextlib import nullcontext
 from itertools import pairwise
 
 import pytest
@@ -150,6 +151,12 @@ def test_a_step_reads_one_new_token(tokens, monkeypatch, method):
     monkeypatch.setattr(decoder.transformer, "forward", counted)
     write(model, tokens, 2, settings={"method": method, "constrain": False})
     assert lengths[0] == 4 and len(lengths) > 3 and set(lengths[1:]) == {1}, "the cache is dropped without a word"
+
+
+def test_products_by_onednn_change_no_token(model, tokens, monkeypatch):
+    together = write(model, tokens)
+    monkeypatch.setattr("vea.models.vlm.quick_products", lambda decoder: nullcontext())
+    assert torch.equal(together, write(model, tokens))
 
 
 def test_cache_changes_no_beam(model, tokens):

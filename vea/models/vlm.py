@@ -31,6 +31,7 @@ try:  # this module is imported only where an explanation model is built
 except ImportError:
     raise VeaError("explanations need the package transformers: pip install 'vea[vlm]'") from None
 
+from vea.models.products import quick_products  # it needs transformers as well
 
 # transformers renamed the cache; under the wrong name ``generate`` drops it without a word and recomputes everything
 CACHE = "cache" if "cache" in CausalLMOutputWithCrossAttentions.__dataclass_fields__ else "past_key_values"
@@ -286,14 +287,14 @@ class Explainer(nn.Module):
         options = generate_options(settings, tokens, emotions=[] if emotion else emotions, start=start, count=count)
         options["use_cache"] = use_cache
         if self.kind == "sevlm":
-            written = self.decoder.generate(
-                prompt, attention_mask=torch.ones_like(prompt), encoder_hidden_states=memory, **options
-            )
+            inputs = {"inputs": prompt, "attention_mask": torch.ones_like(prompt), "encoder_hidden_states": memory}
         else:
             embedded = self.decoder.get_input_embeddings()(prompt)
             whole = torch.cat([memory.to(embedded.dtype), embedded], dim=1)
             seen = torch.ones(whole.shape[:2], dtype=torch.long, device=memory.device)
-            written = self.decoder.generate(inputs_embeds=whole, attention_mask=seen, **options)
+            inputs = {"inputs_embeds": whole, "attention_mask": seen}
+        with quick_products(self.decoder):
+            written = self.decoder.generate(**inputs, **options)
         head = torch.tensor(given, dtype=torch.long, device=memory.device).expand(len(written), -1)
         return torch.cat([head, written[:, start:]], dim=1)
 
