@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from contextlib import nullcontext
 from itertools import pairwise
 
 import pytest
@@ -136,6 +137,26 @@ def test_cache_and_batch_size_change_no_token(model, tokens):
     for row in range(32):
         alone = model.write(memory[row : row + 1], tokens=tokens, settings=settings, emotions=EMOTIONS)
         assert tokens.text(alone[0]) == tokens.text(together[row])
+
+
+@pytest.mark.parametrize("method", ["greedy", "beam", "nucleus"])
+def test_a_step_reads_one_new_token(tokens, monkeypatch, method):
+    decoder, lengths = (model := build(tokens)).decoder, []
+    transformer = decoder.transformer.forward
+
+    def counted(*, inputs_embeds, **options):
+        lengths.append(inputs_embeds.shape[1])
+        return transformer(inputs_embeds=inputs_embeds, **options)
+
+    monkeypatch.setattr(decoder.transformer, "forward", counted)
+    write(model, tokens, 2, settings={"method": method, "constrain": False})
+    assert lengths[0] == 4 and len(lengths) > 3 and set(lengths[1:]) == {1}, "the cache is dropped without a word"
+
+
+def test_products_by_onednn_change_no_token(model, tokens, monkeypatch):
+    together = write(model, tokens)
+    monkeypatch.setattr("vea.models.vlm.quick_products", lambda decoder: nullcontext())
+    assert torch.equal(together, write(model, tokens))
 
 
 def test_cache_changes_no_beam(model, tokens):

@@ -31,6 +31,11 @@ try:  # this module is imported only where an explanation model is built
 except ImportError:
     raise VeaError("explanations need the package transformers: pip install 'vea[vlm]'") from None
 
+from vea.models.products import quick_products  # it needs transformers as well
+
+# transformers renamed the cache; under the wrong name ``generate`` drops it without a word and recomputes everything
+CACHE = "cache" if "cache" in CausalLMOutputWithCrossAttentions.__dataclass_fields__ else "past_key_values"
+
 
 class FusedGPT2(GPT2LMHeadModel):
     """GPT-2 with cross-attention, segments for emotion and explanation, and VAD fusion.
@@ -58,6 +63,7 @@ class FusedGPT2(GPT2LMHeadModel):
         self,
         input_ids: Tensor,
         history: Tensor | None = None,
+        cache: Any = None,
         past_key_values: Any = None,
         attention_mask: Tensor | None = None,
         encoder_hidden_states: Tensor | None = None,
@@ -70,7 +76,8 @@ class FusedGPT2(GPT2LMHeadModel):
         Args:
             input_ids: (B, L) the tokens whose keys are not cached.
             history: (B, S) all tokens so far, the last L of them ``input_ids``; None: ``input_ids`` are all.
-            past_key_values: cache of the first S - L tokens.
+            cache: keys and values of the first S - L tokens.
+            past_key_values: the same by transformers' older name.
             attention_mask: not needed: pads stand at the end, where no earlier token looks.
             encoder_hidden_states: image tokens (B, N, D).
             use_cache: return the cache.
@@ -81,9 +88,9 @@ class FusedGPT2(GPT2LMHeadModel):
         explained = after_because(history, self.config.because)[:, -length:]
         outputs = self.transformer(
             inputs_embeds=self.transformer.wte(input_ids) + self.segments(explained.long()),
-            past_key_values=past_key_values,
             encoder_hidden_states=encoder_hidden_states,
             use_cache=use_cache,
+            **{CACHE: past_key_values if cache is None else cache},
         )
         kept = logits_to_keep or length
         hidden, explained = outputs.last_hidden_state[:, -kept:], explained[:, -kept:]
@@ -91,17 +98,17 @@ class FusedGPT2(GPT2LMHeadModel):
             features = self.vad_encoder(self.token_vad[history])[:, -kept:].to(hidden.dtype)
             hidden = torch.where(explained[..., None], self.fuse(torch.cat([hidden, features], dim=-1)), hidden)
         return CausalLMOutputWithCrossAttentions(
-            logits=self.lm_head(hidden), past_key_values=outputs.past_key_values, hidden_states=(hidden,)
+            logits=self.lm_head(hidden), hidden_states=(hidden,), **{CACHE: outputs[CACHE] if use_cache else None}
         )
 
     def prepare_inputs_for_generation(self, input_ids: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Returns the inputs of one step: the new tokens, and all of them for segments and VAD."""
-        cache = kwargs.get("past_key_values")
+        cache = kwargs.get(CACHE)
         seen = cache.get_seq_length() if cache is not None else 0
         return {
             "input_ids": input_ids[:, seen:],
             "history": input_ids,
-            "past_key_values": cache,
+            CACHE: cache,
             "encoder_hidden_states": kwargs.get("encoder_hidden_states"),
             "use_cache": bool(kwargs.get("use_cache")),
             "logits_to_keep": kwargs.get("logits_to_keep", 0),
@@ -280,14 +287,14 @@ class Explainer(nn.Module):
         options = generate_options(settings, tokens, emotions=[] if emotion else emotions, start=start, count=count)
         options["use_cache"] = use_cache
         if self.kind == "sevlm":
-            written = self.decoder.generate(
-                prompt, attention_mask=torch.ones_like(prompt), encoder_hidden_states=memory, **options
-            )
+            inputs = {"inputs": prompt, "attention_mask": torch.ones_like(prompt), "encoder_hidden_states": memory}
         else:
             embedded = self.decoder.get_input_embeddings()(prompt)
             whole = torch.cat([memory.to(embedded.dtype), embedded], dim=1)
             seen = torch.ones(whole.shape[:2], dtype=torch.long, device=memory.device)
-            written = self.decoder.generate(inputs_embeds=whole, attention_mask=seen, **options)
+            inputs = {"inputs_embeds": whole, "attention_mask": seen}
+        with quick_products(self.decoder):
+            written = self.decoder.generate(**inputs, **options)
         head = torch.tensor(given, dtype=torch.long, device=memory.device).expand(len(written), -1)
         return torch.cat([head, written[:, start:]], dim=1)
 
