@@ -145,7 +145,7 @@ class DecoderConfig(Section):
     """The masked autoencoder's decoder (MAE, section 3)."""
 
     width: int = 512
-    depth: int = 8
+    depth: int = Field(8, ge=1)
     heads: int = 16
 
 

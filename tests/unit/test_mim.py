@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from timm.models.vision_transformer import Block
 from torch import nn
 
 from vea.config import DecoderConfig, EncoderConfig
@@ -63,6 +64,23 @@ def test_the_lean_forward_and_its_gradients_are_maes(inputs):
     parameters = [parameter for parameter in mim.parameters() if parameter.requires_grad]
     for own, expected in zip(torch.autograd.grad(output.loss, parameters), torch.autograd.grad(loss, parameters)):
         assert torch.allclose(own, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("class_token_only", [False, True])
+def test_the_last_block_makes_what_is_asked_for_and_the_same_as_timms(inputs, class_token_only):
+    mim = build(class_token_only=class_token_only).double()
+    images, noise = (part.double() for part in inputs)
+    encoded = mim.encode(images, noise)
+    removed = mim.decode(mim.project(encoded.latent), encoded.order)
+    tokens = torch.randn(B, 1 + N, 24, dtype=torch.float64)
+    *_, last = mim.decoder_blocks
+    whole = Block.forward(last, tokens)
+    for wanted in (slice(1), slice(1 + mim.num_kept, None)):
+        assert torch.allclose(last(tokens, wanted), whole[:, wanted], atol=1e-12)
+    assert removed.shape == (B, N - mim.num_kept, 192)
+    everything = mim.decode(mim.project(encoded.latent), encoded.order, visible_too=True)
+    assert torch.allclose(removed, everything[:, mim.num_kept :], atol=1e-12)
+    assert (removed == removed[:, :1]).all() == class_token_only
 
 
 @pytest.mark.parametrize("ratio", [0.3, 0.75, 0.9])

@@ -1,17 +1,19 @@
 """The masked autoencoder (MAE, arXiv 2111.06377) on a timm Vision Transformer, without the work MAE can do without.
 
 Only the visible patches are embedded; the decoder reads [class, visible, removed] in the order of the noise, since
-blocks do not care for order and positions travel with their tokens; only removed patches are predicted. The function
-computed is MAE's.
+blocks do not care for order and positions travel with their tokens; only removed patches are predicted, and only they
+go through the last block. The function computed is MAE's.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
+import torch.nn.functional as F
 from timm.layers import PatchEmbed
 from timm.models import checkpoint_seq
 from timm.models.vision_transformer import Block
@@ -41,6 +43,24 @@ class MaskedOutput(NamedTuple):
     mask: Tensor  # (B, N); 1 = removed
     latent: Tensor  # (B, 1 + K, D)
     cls_projected: Tensor  # (B, decoder width)
+
+
+class DecoderBlock(Block):
+    """timm's block, which can make the output of some tokens only: they attend to all tokens, the others do not."""
+
+    def forward(self, tokens: Tensor, wanted: slice | None = None) -> Tensor:  # type: ignore[override]
+        """Returns (B, M, width) of (B, L, width): the block's output at ``wanted``; None for all."""
+        if wanted is None:
+            return super().forward(tokens)
+        attention: Any = self.attn
+        normed, width = self.norm1(tokens), tokens.shape[-1]
+        weight, bias = attention.qkv.weight, attention.qkv.bias
+        queries = F.linear(normed[:, wanted], weight[:width], bias[:width])
+        keys, values = F.linear(normed, weight[width:], bias[width:]).chunk(2, dim=-1)
+        heads = [part.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for part in (queries, keys, values)]
+        attended = F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
+        tokens = tokens[:, wanted] + attention.proj(attended)
+        return tokens + self.mlp(self.norm2(tokens))
 
 
 class MaskedAutoencoder(nn.Module):
@@ -107,7 +127,7 @@ class MaskedAutoencoder(nn.Module):
         self.decoder_embed = nn.Linear(self.encoder.embed_dim, decoder.width)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, decoder.width))
         self.decoder_blocks = nn.ModuleList(
-            Block(decoder.width, decoder.heads, mlp_ratio=4, qkv_bias=True, norm_layer=norm)
+            DecoderBlock(decoder.width, decoder.heads, mlp_ratio=4, qkv_bias=True, norm_layer=norm)
             for _ in range(decoder.depth)
         )
         self.decoder_norm = norm(decoder.width)
@@ -222,7 +242,7 @@ class MaskedAutoencoder(nn.Module):
         kept = order[:, : num_kept or self.num_kept]
         projection = self.encoder.patch_embed.proj
         weight = projection.weight.permute(0, 2, 3, 1).flatten(1)  # (D, P), pixels in the order of patchify
-        tokens = nn.functional.linear(_take(patches, kept), weight, projection.bias)
+        tokens = F.linear(_take(patches, kept), weight, projection.bias)
         cls_token, positions = self._class_and_positions()
         positions = positions.expand(len(tokens), -1, -1)
         tokens = torch.cat([cls_token + positions[:, :1], tokens + _take(positions[:, 1:], kept)], dim=1)
@@ -247,21 +267,23 @@ class MaskedAutoencoder(nn.Module):
         visible = projected[:, 1:] + placed[:, :num_kept]
         removed = self.mask_token + placed[:, num_kept:]
         tokens = torch.cat([projected[:, :1] + positions[:, :1], visible, removed], dim=1)
-        tokens = self._run(self.decoder_blocks, tokens)
         first = 1 if visible_too else 1 + num_kept
-        if self.class_token_only:
-            return self.decoder_pred(self.decoder_norm(tokens[:, :1])).expand(-1, tokens.shape[1] - first, -1)
-        return self.decoder_pred(self.decoder_norm(tokens[:, first:]))
+        count = tokens.shape[1] - first
+        wanted = slice(1) if self.class_token_only else slice(first, None)
+        *blocks, last = self.decoder_blocks
+        tokens = self._run([*blocks, partial(last, wanted=wanted)], tokens)
+        prediction = self.decoder_pred(self.decoder_norm(tokens))
+        return prediction.expand(-1, count, -1)  # of the class token alone, one for every patch
 
     def sample_losses(self, encoded: Encoded, prediction: Tensor) -> Tensor:
         """Returns (B,) fp32 reconstruction errors over the removed patches."""
         target = _take(encoded.patches, encoded.order[:, encoded.latent.shape[1] - 1 :])
         return reconstruction(prediction, target, norm_pix=self.norm_pix)
 
-    def _run(self, blocks: nn.Module, tokens: Tensor) -> Tensor:
+    def _run(self, blocks: Iterable[Callable[[Tensor], Tensor]], tokens: Tensor) -> Tensor:
         if self.checkpointing and torch.is_grad_enabled():
             return checkpoint_seq(blocks, tokens)
-        for block in blocks:  # type: ignore[attr-defined]
+        for block in blocks:
             tokens = block(tokens)
         return tokens
 
