@@ -27,7 +27,10 @@ class Task(nn.Module):
     """
 
     def forward(self, batch: Batch, *, step: int) -> dict[str, Tensor]:
-        """Returns ``{"loss": scalar, part: scalar, ...}`` for one micro-batch; scalars are fp32 and on the device."""
+        """Returns ``{"loss": scalar, part: scalar, ...}`` for one micro-batch; scalars are fp32 and on the device.
+
+        A part keeps its gradient: where the loss is a part itself, torch.compile would take a detached one for both.
+        """
         raise NotImplementedError  # abstract
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:

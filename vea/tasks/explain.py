@@ -326,7 +326,7 @@ class ExplainTask(Task):
             costs = cross_entropy(self.explainer.emotion_logits(features), named, ignore_index=-1, reduction="sum")
             parts["emotion"] = objective.emotion * costs / (named >= 0).sum().clamp(min=1)
         loss = torch.stack(list(parts.values())).sum()
-        return {"loss": loss, **{f"loss/{name}": part.detach() for name, part in parts.items()}}
+        return {"loss": loss, **{f"loss/{name}": part for name, part in parts.items()}}
 
     def _contrast(self, memory: Tensor, hidden: Tensor, made: Sentences, drawn: Drawn) -> Tensor:
         """Returns the contrastive loss: against the image's other emotion, and against another image's words."""

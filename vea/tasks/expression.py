@@ -265,7 +265,7 @@ class ExpressionTask(Task):
         loss = sum(
             (self.config.targets[name] * part for name, part in parts.items()), start=images.new_zeros(()).float()
         )
-        return {"loss": loss, **{f"loss/{name}": part.detach() for name, part in parts.items()}}
+        return {"loss": loss, **{f"loss/{name}": part for name, part in parts.items()}}
 
     @staticmethod
     def _labelled(targets: Tensor, kind: str) -> Tensor:

@@ -221,7 +221,7 @@ class PretrainTask(Task):
             parts |= self._over_samples(compared, everywhere)
             signs = collapse_signs((everywhere or compared)["gamma"].detach())
         loss = sum((self.weights[name] * part for name, part in parts.items()), start=batch["noise"].new_zeros(()))
-        return {"loss": loss, **{name: part.detach() for name, part in parts.items()}, **signs}
+        return {"loss": loss, **parts, **signs}
 
     # -------------------------------------------------------------------------------------------- what the engine asks
 

@@ -35,6 +35,7 @@ from vea.training.log import MetricsLog
 from vea.training.optim import build_optimizer
 from vea.training.parallel import (
     accumulating,
+    compiling,
     cut_like,
     full,
     full_optimizer_state,
@@ -469,7 +470,7 @@ def _train(
             batch = to_device(batch, runtime.device)
             last = index == accumulate - 1
             with contextlib.nullcontext() if last else accumulating(model, task):
-                with runtime.autocast():
+                with runtime.autocast(), compiling(settings.compile):
                     outputs = model(batch, step=step)
                 if last:
                     rt.arrive("the backward pass")

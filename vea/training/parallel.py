@@ -16,6 +16,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from vea.errors import RunError
 from vea.runtime import Runtime
 from vea.tasks.base import Task
 
@@ -51,6 +52,21 @@ def parallel_model(task: Task, runtime: Runtime, *, compiled: bool) -> nn.Module
         warnings.filterwarnings("ignore", message=r"find_unused_parameters=True was specified")
     devices = [runtime.device.index] if runtime.device.type == "cuda" else None
     return DistributedDataParallel(model, device_ids=devices, find_unused_parameters=keep_order)
+
+
+@contextlib.contextmanager
+def compiling(enabled: bool):
+    """Turns torch.compile's failure inside the block, the first call of a compiled model, into one sentence."""
+    try:
+        yield
+    except Exception as error:
+        if not (enabled and type(error).__module__.startswith(("torch._dynamo", "torch._inductor"))):
+            raise
+        lines = [line for line in str(error).splitlines() if line.strip() and not line.endswith("raised:")]
+        raise RunError(
+            f"train.compile: torch.compile failed ({lines[0]}); it needs a C++ compiler on a CPU and Triton on a GPU: "
+            "install it, or set train.compile=false"
+        ) from error
 
 
 @contextlib.contextmanager
