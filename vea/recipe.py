@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -72,7 +72,7 @@ def fine_tune(
         if runtime.is_main:
             print(f"init_from {config.train.init_from}: {loaded}", flush=True)
 
-    place = {"rank": runtime.rank, "world_size": runtime.world_size}
+    place: dict[str, Any] = {"rank": runtime.rank, "world_size": runtime.world_size}
     summary = fit(
         task,
         config=config,

@@ -95,7 +95,7 @@ def run(out, task=None, **train):
         config=cfg,
         runtime=rt.start(cfg.runtime),
         train_batches=train_batches,
-        eval_batches=lambda: [batch_at(999, 32)],
+        eval_batches=lambda **_: [batch_at(999, 32)],
     )
 
 
@@ -172,7 +172,7 @@ def test_resume_after_a_crash_repeats_the_lost_steps_once(tmp_path):
             config=cfg,
             runtime=rt.start(cfg.runtime),
             train_batches=dying,
-            eval_batches=lambda: [batch_at(999, 32)],
+            eval_batches=lambda **_: [batch_at(999, 32)],
         )
     assert [c.step for c in ckpt.list_checkpoints(tmp_path / "b")] == [5]
     run(tmp_path / "b")

@@ -375,6 +375,16 @@ def test_evaluation_reads_every_sample_once_in_order(data, world, workers, batch
     assert len(keys) == 111 and keys[101:] == sorted(set(keys[101:]))
 
 
+def test_sets_in_turn_are_a_whole_pass_too(tmp_path):
+    sizes = {"a": 2, "b": 20, "c": 5}
+    refs = [DatasetRef(path=write(tmp_path / name, size, prefix=name)) for name, size in sizes.items()]
+    batches = eval_loader(config(), views="pretrain", refs=refs, batch_size=6, rank=0, world_size=1, in_turn=True)
+    whole = joined(list(batches))
+    keys = list(itertools.compress(whole["keys"], whole["valid"].tolist()))
+    assert keys[:8] == ["a0000", "b0000", "c0000", "a0001", "b0001", "c0001", "b0002", "c0002"]
+    assert sorted(keys) == sorted(f"{name}{n:04d}" for name, size in sizes.items() for n in range(size))
+
+
 def test_evaluation_places_for_many_sizes():
     for num_samples, batch_size, world in itertools.product([1, 2, 7, 16, 100], [1, 3, 16], [1, 2, 3, 8]):
         ranks = [

@@ -319,22 +319,34 @@ class TrainSet(PlaceSet):
 
 
 class EvalSet(PlaceSet):
-    """Map from (batch, sample number over all sets) to an item; numbers past the end are padding."""
+    """Map from (batch, sample number over all sets) to an item; numbers past the end are padding.
+
+    The numbers count one set after the other or, ``in_turn``, the first sample of each set, the second of each ...
+    """
 
     def __init__(
-        self, config: RunConfig, refs: Sequence[DatasetRef], *, views: ViewKind, num_patches: int | None
+        self,
+        config: RunConfig,
+        refs: Sequence[DatasetRef],
+        *,
+        views: ViewKind,
+        num_patches: int | None,
+        in_turn: bool = False,
     ) -> None:
         if not refs:
             raise VeaError("no data set to evaluate on: name one in data.val")
         self.sets = _open_sets(refs, config, views=views)
         self.ends = np.cumsum([len(shards) for shards in self.sets])
         self.maker = ItemMaker(config, self.sets, views=views, train=False, num_patches=num_patches)
+        within = np.concatenate([np.arange(len(shards)) for shards in self.sets])
+        self.turns = within.argsort(kind="stable") if in_turn else None
 
     def __getitem__(self, place: Place) -> Item | _Failure:
         number = place[1]
         try:
             if number >= self.ends[-1]:
                 return self.maker.blank(self.sets[0], place=place)
+            number = number if self.turns is None else int(self.turns[number])
             which = int(np.searchsorted(self.ends, number, side="right"))
             first = int(self.ends[which - 1]) if which else 0
             try:
@@ -439,16 +451,18 @@ def eval_loader(
     rank: int,
     world_size: int,
     num_patches: int | None = None,
+    in_turn: bool = False,
 ) -> Generator[Batch, None, None]:
     """Returns one pass over ``refs`` in index order: every sample once over all ranks, evaluation views.
 
     ``batch_size`` is per rank. Ranks concatenated in order give index order; all have the same number of batches, the
     padding at the end has ``valid == False``, and so has an image that cannot be decoded (its key is in ``replaced``).
+    ``in_turn`` takes the sets in turn instead of one after the other.
 
     Raises:
         VeaError: as ``train_loader``.
     """
-    data = EvalSet(config, refs, views=views, num_patches=num_patches)
+    data = EvalSet(config, refs, views=views, num_patches=num_patches, in_turn=in_turn)
     places = EvalPlaces(num_samples=int(data.ends[-1]), batch_size=batch_size, rank=rank, world_size=world_size)
     return _batches(data, places, config)
 

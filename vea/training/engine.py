@@ -48,7 +48,7 @@ from vea.training.preempt import StopSignal
 from vea.training.schedule import ema_decay, learning_rate
 
 TrainBatches = Callable[[int, int], Iterable[Batch]]  # (start_step, micro_batch) -> endless micro-batches of this rank
-EvalBatches = Callable[[], Iterable[Batch]]
+EvalBatches = Callable[..., Iterable[Batch]]
 
 
 @dataclass(frozen=True)
@@ -367,7 +367,8 @@ def fit(
         config: the resolved config; its ``run_dir`` receives checkpoints, metrics, pictures and weights.
         runtime: from ``vea.runtime.start``.
         train_batches: called with (start_step, micro_batch); yields this rank's micro-batches from that step on.
-        eval_batches: called for each validation; yields every validation sample once over all ranks.
+        eval_batches: called for each validation; yields every validation sample once over all ranks. With
+            ``in_turn=True`` the sets take turns: the first batch, which pictures are made of, has samples of each.
 
     Raises:
         RunError: the loss is not finite (the last good checkpoint stays), a checkpoint is broken, or the disk is full.
@@ -541,7 +542,7 @@ def _validate(run: _Run, ema: Ema | None, log: MetricsLog | None, eval_batches: 
         log.write({"kind": "val", "step": run.step, "samples": run.step * run.config.data.global_batch_size, **metrics})
     if log or isinstance(run.task, FSDPModule):  # parameters that are cut over the ranks need all of them
         with ema.swapped_in(run.task) if ema else contextlib.nullcontext():
-            _save_pictures(run, next(iter(eval_batches())))
+            _save_pictures(run, next(iter(eval_batches(in_turn=True))))
     if log:
         log.show_pictures(run.dir / "pictures")
 
