@@ -48,6 +48,7 @@ from vea.errors import VeaError, command, did_you_mean
 from vea.metrics import bootstrap_interval, concordance, rmse
 from vea.models.backbone import sincos_positions
 from vea.models.weights import encoder_form, encoder_part, load_encoder, read_weight_file
+from vea.progress import Progress
 from vea.tasks.expression import build_trunk
 from vea.training.checkpoint import find_weights, load_weights, write_text
 
@@ -158,11 +159,13 @@ def features(encode: Encode, config: ExpressionConfig, *, split: str, data: str,
     rows: dict[str, list[Tensor]] = {}
     batches = eval_loader(config, views="classify", refs=[DatasetRef(path=data, split=split)],
                           batch_size=batch_size, rank=0, world_size=1)  # fmt: skip
-    for batch in batches:
-        valid = batch["valid"]
-        rows.setdefault("features", []).append(encode(batch["image"])[valid])
-        for name, values in batch["labels"].items():
-            rows.setdefault(f"label.{name}", []).append(values[valid])
+    with Progress(f"features of {split}", read_index(data).splits[split]["samples"]) as progress:
+        for batch in batches:
+            valid = batch["valid"]
+            rows.setdefault("features", []).append(encode(batch["image"])[valid])
+            for name, values in batch["labels"].items():
+                rows.setdefault(f"label.{name}", []).append(values[valid])
+            progress.advance(int(valid.sum()))
     return {name: torch.cat(parts) for name, parts in rows.items()}
 
 

@@ -25,7 +25,7 @@ LAYERS = [
     # vea.training.checkpoint only reads and writes files of tensors: tasks start from weights through it;
     # vea.training.preempt is the standard library only: recipes and vea.runtime ask it for signals
     {"vea", "vea.errors", "vea.labels", "vea.config", "vea.runtime", "vea.data.sample", "vea.training.checkpoint"}
-    | {"vea.training.preempt", "vea.roll_call"},
+    | {"vea.training.preempt", "vea.roll_call", "vea.progress"},
     {"vea.losses", "vea.models", "vea.data", "vea.metrics", "vea.caption_metrics", "vea.text_emotion"}
     | {"vea.robustness"},
     {"vea.tasks"},

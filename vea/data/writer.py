@@ -21,9 +21,7 @@ import multiprocessing
 import os
 import re
 import shutil
-import sys
 import tarfile
-import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -38,6 +36,7 @@ from PIL import Image, ImageOps
 from vea.data.sample import LabelField, Sample, check_image_size
 from vea.data.shards import FORMAT, Index, read_index
 from vea.errors import RunError, VeaError, did_you_mean
+from vea.progress import Progress
 
 PLAN = ".plan"  # in the folder being written: what is to be done, and a record of each shard that is
 _EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}  # an MPO file begins with a complete JPEG
@@ -390,52 +389,6 @@ def _write_all(
 # ------------------------------------------------------------------------------------------------------ the data set
 
 
-class _Progress:
-    """A bar on a terminal, a plain line every few seconds otherwise; both on stderr."""
-
-    def __init__(self, name: str, total: int | None):
-        self.name, self.total, self.done = name, total, 0
-        self.started = self.said = time.monotonic()
-        self.bar: Any = None
-        if sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-            self.bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-                console=Console(stderr=True),
-                transient=True,
-            )
-            self.task = self.bar.add_task(name, total=total)
-            self.bar.start()
-
-    def advance(self, samples: int) -> None:
-        self.done += samples
-        if self.bar is not None:
-            self.bar.advance(self.task, samples)
-        elif time.monotonic() - self.said > 5:
-            self.said = time.monotonic()
-            of = f" of {self.total:,}" if self.total else ""
-            print(
-                f"{self.name}: {self.done:,}{of} samples, {self.done / (self.said - self.started):.0f} a second",
-                file=sys.stderr,
-                flush=True,
-            )
-
-    def say(self, line: str) -> None:
-        if self.bar is not None:
-            self.bar.console.print(line, markup=False, highlight=False)
-        else:
-            print(line, file=sys.stderr, flush=True)
-
-    def stop(self) -> None:
-        if self.bar is not None:
-            self.bar.stop()
-
-
 @contextlib.contextmanager
 def _only_writer(out: Path, suffix: str = "", *, wait: bool = False) -> Iterator[None]:
     """Holds the lock of ``out`` (a hidden file beside it), which the system drops when a process dies.
@@ -631,25 +584,24 @@ def write_part(
                 _open_plan(plan, alone=parts == 1)
             mine = plan.shards[number - 1 :: parts]
             todo = [shard for shard in mine if plan.done(shard) is None]
-            progress = _Progress(name, sum(shard.stop - shard.start for shard in todo))
-            if len(todo) < len(mine):
-                progress.say(f"{name}: {len(mine) - len(todo)} of {len(mine)} shards are there already")
-            try:
-                for shard, record in _write_all(plan, todo, jobs, engine):
-                    for line in record["skipped"]:
-                        progress.say(f"skipped {line['key']}: {line['reason']}")
-                    progress.advance(shard.stop - shard.start)
-                with _only_writer(out, ".plan", wait=True):
-                    if plan.folder.exists() and not _complete(plan, out, head):
-                        left = sum(plan.done(shard) is None for shard in plan.shards)
-                        progress.say(f"{name}: part {number} of {parts} is complete; {left} shards are other parts'")
-                        return None
-            except VeaError as error:  # the raw data or the card has to change: what is there belongs to the old one
-                if parts == 1 and not isinstance(error, RunError):
-                    shutil.rmtree(plan.folder, ignore_errors=True)
-                raise
-            finally:
-                progress.stop()
+            with Progress(name, sum(shard.stop - shard.start for shard in todo)) as progress:
+                if len(todo) < len(mine):
+                    progress.say(f"{name}: {len(mine) - len(todo)} of {len(mine)} shards are there already")
+                try:
+                    for shard, record in _write_all(plan, todo, jobs, engine):
+                        for line in record["skipped"]:
+                            progress.say(f"skipped {line['key']}: {line['reason']}")
+                        progress.advance(shard.stop - shard.start)
+                    with _only_writer(out, ".plan", wait=True):
+                        if plan.folder.exists() and not _complete(plan, out, head):
+                            left = sum(plan.done(shard) is None for shard in plan.shards)
+                            rest = f"{left} shards are other parts'"
+                            progress.say(f"{name}: part {number} of {parts} is complete; {rest}")
+                            return None
+                except VeaError as error:  # raw data or card have to change: what is there belongs to the old one
+                    if parts == 1 and not isinstance(error, RunError):
+                        shutil.rmtree(plan.folder, ignore_errors=True)
+                    raise
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             kept = sum(plan.done(shard) is not None for shard in plan.shards)
