@@ -2,6 +2,7 @@
 
     python benchmarks/pretrain_step.py --json pretrain_step.json          # ViT-B/16 and a CLIP ViT-B/16 (about 6 min)
     python benchmarks/pretrain_step.py --student small --batch 4 --rounds 2
+    python benchmarks/pretrain_step.py --compile                          # the same beside vea under torch.compile
     python benchmarks/pretrain_step.py --infonce                          # blocked InfoNCE at 16,384 x 512
     python benchmarks/pretrain_step.py --mae --batch 16                   # plain MAE, ViT-S/16, against other libraries
     python benchmarks/pretrain_step.py --growth docs/growth.png           # plain MAE by batch and by image size
@@ -14,7 +15,8 @@ Same data, student, teacher and batch in every arm; weights are random, which ch
 - ``vea``: the same objective with a live teacher: both views in one encoder call, decoder for the scene only, removed
   patches only, uint8 until the step, text features kept per distinct text (person boxes come from the shards);
 - ``vea_cached``: a variant, the teacher's embedding of the clean image read instead of computed;
-- ``vea_bf16``, ``vea_bf16_cached``: the same with train.precision=bf16, where the CPU multiplies bf16 itself.
+- ``vea_bf16``, ``vea_bf16_cached``: the same with train.precision=bf16, where the CPU multiplies bf16 itself;
+- ``vea_compiled``, ``vea_bf16_compiled`` (``--compile``): the live teacher with train.compile=true.
 
 Ratios above 1 mean that vea is faster. ``vs_released`` and ``vs_released_cached`` take the faster precision of vea's on
 this machine, ``..._fp32`` fp32 on both sides. ``mfu`` is the counted FLOPs of ``vea`` in fp32 (torch's FlopCounterMode,
@@ -167,7 +169,13 @@ def released_step(teacher: ClipTeacher, batch: dict[str, Any], *, student: tuple
 
 
 def vea_step(
-    teacher: ClipTeacher, batch: dict[str, Any], *, student: tuple[int, int], cached: bool, bf16: bool = False
+    teacher: ClipTeacher,
+    batch: dict[str, Any],
+    *,
+    student: tuple[int, int],
+    cached: bool,
+    bf16: bool = False,
+    compiled: bool = False,
 ) -> Step:
     """Returns our step, with the engine's optimizer."""
     width, heads = student
@@ -179,10 +187,11 @@ def vea_step(
     })  # fmt: skip
     task = PretrainTask(config, teacher=teacher)
     optimizer = build_optimizer(task, config.train)
+    model = torch.compile(task) if compiled else task  # as vea.training.parallel does for train.compile
 
     def step() -> Tensor:
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            loss = task(batch, step=0)["loss"]
+            loss = model(batch, step=0)["loss"]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -209,8 +218,8 @@ def seconds(function: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def compare(student: str, *, batch_size: int, rounds: int) -> dict[str, Any]:
-    """Returns medians, ratios and FLOPs of the four arms."""
+def compare(student: str, *, batch_size: int, rounds: int, compiled: bool = False) -> dict[str, Any]:
+    """Returns medians, ratios and FLOPs of the arms; with ``compiled`` also those of the live teacher compiled."""
     torch.manual_seed(0)
     clip = open_clip.create_model("ViT-B-16", pretrained=None, precision="fp32")
     teacher = ClipTeacher(clip, open_clip.get_tokenizer("ViT-B-16"), description="random weights").freeze()
@@ -219,10 +228,14 @@ def compare(student: str, *, batch_size: int, rounds: int) -> dict[str, Any]:
     ours = partial(vea_step, teacher, batch, student=STUDENTS[student])
     arms = {"released": released(detector_size=416), "released_224": released(detector_size=224),
             "vea": ours(cached=False), "vea_cached": ours(cached=True)}  # fmt: skip
+    if compiled:
+        arms["vea_compiled"] = ours(cached=False, compiled=True)
     if cpu_multiplies_bf16():
         fast = copy.deepcopy(teacher).in_precision(torch.bfloat16)
         ours = partial(vea_step, fast, batch, student=STUDENTS[student], bf16=True)
         arms |= {"vea_bf16": ours(cached=False), "vea_bf16_cached": ours(cached=True)}
+        if compiled:
+            arms["vea_bf16_compiled"] = ours(cached=False, compiled=True)
     for step in arms.values():
         step()
     with FlopCounterMode(display=False) as counter:
@@ -243,6 +256,8 @@ def compare(student: str, *, batch_size: int, rounds: int) -> dict[str, Any]:
             theirs = median[f"released{size}"]
             ratios |= {f"vs_released{size}{variant}": theirs / best,
                        f"vs_released{size}{variant}_fp32": theirs / exact}  # fmt: skip
+    ratios |= {f"{name}_compiled": median[name] / median[f"{name}_compiled"]
+               for name in ("vea", "vea_bf16") if f"{name}_compiled" in median}  # fmt: skip
     ratios["mfu"] = counter.get_total_flops() / median["vea"] / peak
     return {"student": student, "batch": batch_size, "rounds": rounds, "threads": torch.get_num_threads(),
             "seconds": median, "flops": counter.get_total_flops(), "matmul_gflops": peak / 1e9,
@@ -382,6 +397,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--student", choices=STUDENTS, default="base")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--compile", action="store_true", help="also vea's live step under torch.compile")
     parser.add_argument("--infonce", action="store_true", help="measure InfoNCE instead of the step")
     parser.add_argument("--mae", action="store_true", help="measure the plain masked autoencoder of ViT-S/16")
     parser.add_argument("--growth", type=Path, metavar="PNG", help="measure it by batch and image size, and plot")
@@ -400,7 +416,7 @@ def main(argv: list[str]) -> None:
         shown = {f"batch {n}, 160 pixels": f"{1000 * s:.0f} ms" for n, s in result["seconds_by_batch"].items()}
         shown |= {f"batch 8, {n} pixels": f"{1000 * s:.0f} ms" for n, s in result["seconds_by_side"].items()}
     else:
-        result = compare(given.student, batch_size=given.batch, rounds=given.rounds)
+        result = compare(given.student, batch_size=given.batch, rounds=given.rounds, compiled=given.compile)
         shown = {name: f"{1000 * s:.0f} ms, {given.batch / s:.2f} images/s" for name, s in result["seconds"].items()
                  if name != "matmul"}  # fmt: skip
         shown["matmul 2048"] = f"{result['matmul_gflops']:.0f} GFLOP/s"

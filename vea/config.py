@@ -96,7 +96,7 @@ class TrainConfig(Section):
     clip_grad: float | None = Field(None, gt=0)
     ema_decay: float | None = Field(None, gt=0, lt=1)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    compile: bool = Field(False, description="torch.compile: for GPUs; on a CPU a minute of work for 2 to 3 %")
+    compile: bool = Field(False, description="torch.compile; benchmarks/pretrain_step.py --compile: does it pay?")
     log_every: int = Field(20, ge=1)
     eval_every: int | None = Field(None, ge=1, description="steps between validations; the last step always validates")
     checkpoint_every: int = Field(500, ge=1)

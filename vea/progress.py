@@ -25,6 +25,7 @@ class Progress:
                 rich_progress.TimeRemainingColumn(),
                 console=Console(stderr=True),
                 transient=True,
+                auto_refresh=False,  # no thread of its own: loaders and pools fork while the bar stands
             )
             self.task = self.bar.add_task(name, total=total)
             self.bar.start()
@@ -33,7 +34,7 @@ class Progress:
         """Counts samples that are done."""
         self.done += samples
         if self.bar is not None:
-            self.bar.advance(self.task, samples)
+            self.bar.update(self.task, advance=samples, refresh=True)
         elif time.monotonic() - self.said > 5:
             self.said = time.monotonic()
             of = f" of {self.total:,}" if self.total else ""

@@ -48,7 +48,7 @@ from vea.training.preempt import StopSignal
 from vea.training.schedule import ema_decay, learning_rate
 
 TrainBatches = Callable[[int, int], Iterable[Batch]]  # (start_step, micro_batch) -> endless micro-batches of this rank
-EvalBatches = Callable[..., Iterable[Batch]]
+EvalBatches = Callable[..., Iterable[Batch]]  # (in_turn=False) -> one pass over the validation samples
 
 
 @dataclass(frozen=True)

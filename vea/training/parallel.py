@@ -62,10 +62,10 @@ def compiling(enabled: bool):
     except Exception as error:
         if not (enabled and type(error).__module__.startswith(("torch._dynamo", "torch._inductor"))):
             raise
-        lines = [line for line in str(error).splitlines() if line.strip() and not line.endswith("raised:")]
+        lines = (line for line in str(error).splitlines() if line.strip() and not line.endswith("raised:"))
         raise RunError(
-            f"train.compile: torch.compile failed ({lines[0]}); it needs a C++ compiler on a CPU and Triton on a GPU: "
-            "install it, or set train.compile=false"
+            f"train.compile: torch.compile failed ({next(lines, type(error).__name__)}); "
+            "it needs a C++ compiler on a CPU and Triton on a GPU: install it, or set train.compile=false"
         ) from error
 
 
