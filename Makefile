@@ -41,7 +41,7 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup
 	@test -f data/synthetic/index.json || $(BIN)/python datasets/prepare.py synthetic --count 2000 --out data/synthetic
 	$(BIN)/python pretrain/train.py configs/pretrain/demo.yaml
-	$(BIN)/python finetune/expression.py configs/finetune/demo_expression.yaml
+	$(BIN)/python finetune/train.py configs/finetune/demo_expression.yaml
 	$(BIN)/python finetune/evaluate.py $(DEMO_EXPRESSION) --split test
 	@ls $(DEMO_PRETRAIN)/report.html $(DEMO_EXPRESSION)/report.html > /dev/null
 	@printf '\nOpen in a browser:\n  %s\n  %s\n' $(CURDIR)/$(DEMO_PRETRAIN)/report.html $(CURDIR)/$(DEMO_EXPRESSION)/report.html

@@ -82,7 +82,7 @@ def measure(arm: str, seed: int, given: argparse.Namespace) -> dict[str, float]:
              f"train.eval_every={max(1, given.tune_steps // 2)}", f"augment.image_size={size}"]  # fmt: skip
     data = [f"data.train.0.path={given.faces}", f"data.val.0.path={given.faces}", f"runtime.threads={given.threads}"]
     record = evaluated(
-        tuned, "finetune/expression.py", given.tune_config, "name=ablation-tuned", f"seed={seed}",
+        tuned, "finetune/train.py", given.tune_config, "name=ablation-tuned", f"seed={seed}",
         f"train.init_from={folder}", *form, *steps, *data,
     )  # fmt: skip
     return values | {"face fine-tuned": record["targets"]["expression"]["metrics"]["accuracy"]}

@@ -29,7 +29,7 @@ def measure(arm: str, seed: int, given: argparse.Namespace) -> dict[str, float]:
     """Returns {target: main metric on the test split} of one run, trained and scored unless that is done."""
     words = [given.config, *given.overrides, f"name=module-{arm}", f"seed={seed}"]
     words += [f"model.attribute_module={ARMS[arm]}"]
-    record = evaluated(given.out / f"{arm}-s{seed}", "finetune/attributes.py", *words)
+    record = evaluated(given.out / f"{arm}-s{seed}", "finetune/train.py", *words)
     return {name: result["metrics"][record["blind"][name]["metric"]] for name, result in record["targets"].items()}
 
 

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from vea.errors import RunError, VeaError, command
-from vea.training.checkpoint import list_checkpoints, read_checkpoint
+from vea.storage.checkpoint import list_checkpoints, read_checkpoint
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGUSR2)
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vea.data.duplicates import MAX_BITS, picture_hash
-from vea.data.shards import ShardReader
+from vea.data.shards.reader import ShardReader
 from vea.errors import command
 
 

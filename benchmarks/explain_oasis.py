@@ -3,7 +3,7 @@
     python benchmarks/explain_oasis.py --encoder DINOV2_FILE --lexicon WARRINER_OR_NRC_FILE [--seeds 0 1 2]
     python benchmarks/explain_oasis.py --encoder DINOV2_FILE --decoder SMOLLM2_FOLDER      # image tokens before SmolLM2
 
-Runs finetune/explain.py (configs/finetune/explain_oasis.yaml) and finetune/evaluate.py for each arm and seed, at one
+Runs finetune/train.py (configs/finetune/explain_oasis.yaml) and finetune/evaluate.py for each arm and seed, at one
 budget; validation chooses the step, the test split is scored once. What is complete is not repeated. The table:
 
 - ``model``, a SEVLM from nothing or, with --decoder, a language model that reads image tokens; and ``shuffled``: the
@@ -30,12 +30,12 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from vea.caption_metrics import caption_scores
 from vea.config import DatasetRef, ExplainConfig, load_config
-from vea.data.loaders import eval_loader
+from vea.data.loading.loader import eval_loader
 from vea.errors import VeaError, command
-from vea.recipe import label_fields
+from vea.metrics.captions import caption_scores
 from vea.tasks.explain import ExplainTask
+from vea.training.finetune import label_fields
 
 SCORES = ("emotion_accuracy", "cider", "bleu_4", "rouge_l", "ea")
 NO_VAD, CONTRAST = ["model.vad=false", "objective.vad=0"], ["objective.contrastive=1"]
@@ -114,7 +114,7 @@ def main(argv: list[str]) -> None:
         for arm, changed in arms.items():
             folder = given.out / f"{arm.replace(' ', '-')}-s{seed}"
             words = [given.config, f"name={folder.name}", f"seed={seed}", *common, *changed]
-            record = evaluated(folder, "finetune/explain.py", *words, beams=given.beams)
+            record = evaluated(folder, "finetune/train.py", *words, beams=given.beams)
             scores = record["targets"]["explanation"]["metrics"]
             results.setdefault(arm, []).append(scores)
             if arm == "model":

@@ -30,9 +30,11 @@ import torch
 from vea.data.cards import find_card
 from vea.data.sample import Sample
 from vea.data.sources.fer2013plus import Fer2013Plus, majority_class
-from vea.data.transforms import crop_resize
+from vea.data.views.geometry import crop_resize
 from vea.errors import VeaError, command
-from vea.hub import check_images, export_onnx, open_model
+from vea.publish.onnx import export_onnx
+from vea.publish.verify import check_images
+from vea.tasks.saved import open_model
 
 CARDS = Path(__file__).resolve().parents[1] / "datasets" / "cards"
 FER7 = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")

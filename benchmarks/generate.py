@@ -26,8 +26,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from vea.config import ExplainModelConfig, GenerateConfig, TextDecoderConfig
 from vea.errors import RunError, command
-from vea.models.tokens import BECAUSE, PROMPT, SPECIAL, WordTokens
-from vea.models.vlm import Explainer
+from vea.models.language.sevlm import Explainer
+from vea.models.language.tokens import BECAUSE, PROMPT, SPECIAL, WordTokens
 
 IMAGE_TOKENS, WIDTH, WORDS, STEPS = 196, 768, 50_257, 25
 

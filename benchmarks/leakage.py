@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from vea.data.duplicates import MAX_BITS, picture_hash
-from vea.data.shards import ShardReader
+from vea.data.shards.reader import ShardReader
 from vea.errors import VeaError, command
 
 

@@ -48,10 +48,10 @@ from torchvision.datasets import ImageFolder
 
 from vea.config import AugmentConfig, DataConfig, DatasetRef, PretrainConfig, TrainConfig
 from vea.data import synthetic
-from vea.data.loaders import train_loader
+from vea.data.loading.loader import train_loader
 from vea.data.sample import Sample
-from vea.data.shards import ShardReader
-from vea.data.writer import write_dataset
+from vea.data.shards.plan import write_dataset
+from vea.data.shards.reader import ShardReader
 from vea.errors import RunError, VeaError, command
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

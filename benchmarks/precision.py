@@ -20,8 +20,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from vea.config import EncoderConfig
-from vea.models.backbone import build_encoder
-from vea.models.networks import build_network
+from vea.models.cnn import build_network
+from vea.models.vit import build_encoder
 
 CLASSES = 8
 FACES, SCENES = (128, 1, 48, 48), (8, 3, 224, 224)

@@ -105,7 +105,7 @@ def main(argv: list[str]) -> int:
         with errors.open("w") as stream:
             started = time.perf_counter()
             process = subprocess.Popen(
-                [sys.executable, "-m", "vea.cli", "predict", str(folder), "--json", "--model", given.model],
+                [sys.executable, "-m", "vea.commands.main", "predict", str(folder), "--json", "--model", given.model],
                 stdout=subprocess.PIPE, stderr=stream, text=True, env={**os.environ, **limits},
             )  # fmt: skip
             samples: list[tuple[int, float]] = []  # (pictures answered so far, MB)

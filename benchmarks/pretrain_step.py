@@ -54,13 +54,13 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from vea.config import DecoderConfig, EncoderConfig, PretrainConfig
+from vea.distributed.runtime import cpu_multiplies_bf16
 from vea.errors import RunError, command
 from vea.losses.contrastive import contrastive_similarity, infonce
-from vea.models.backbone import sincos_positions
 from vea.models.fusion import build_fusion
 from vea.models.mim import MaskedAutoencoder
-from vea.models.teacher import ClipTeacher
-from vea.runtime import cpu_multiplies_bf16
+from vea.models.teachers.clip import ClipTeacher
+from vea.models.vit import sincos_positions
 from vea.tasks.pretrain import PretrainTask
 from vea.training.optim import build_optimizer
 

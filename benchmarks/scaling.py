@@ -33,13 +33,14 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from vea import runtime as vea_runtime
 from vea.config import PretrainConfig, load_config
-from vea.data.loaders import train_loader
+from vea.data.loading.loader import train_loader
+from vea.distributed import collectives
+from vea.distributed import runtime as vea_runtime
 from vea.errors import RunError, VeaError, command
-from vea.models.teacher import load_teacher
+from vea.models.teachers.load import load_teacher
+from vea.storage.checkpoint import save_checkpoint
 from vea.tasks.pretrain import PretrainTask
-from vea.training.checkpoint import save_checkpoint
 from vea.training.engine import to_device
 from vea.training.parallel import accumulating, parallel_model
 
@@ -110,7 +111,7 @@ def measure_rank(data: str) -> None:
         for silent in (False, True) if kind == "weak" else (False,):
             taken = []
             for step in range(STEPS + 1):  # the first warms up
-                vea_runtime.barrier()
+                collectives.barrier()
                 start = time.perf_counter()
                 if silent:
                     with accumulating(model, task):
@@ -218,7 +219,7 @@ class Model:
 
 
 # The contrastive loss relates all B samples to all B texts, the whole matrix on every rank. Counted on
-# vea.losses.contrastive.contrastive_similarity, forward and backward (tests/unit/test_scaling.py counts again):
+# vea.losses.contrastive.contrastive_similarity, forward and backward (test_scaling.py counts again):
 MATRIX_PRODUCTS, MATRIX_PASSES = 3, 43  # products of B x B x D; reads and writes of a B x B matrix in fp32
 MATRICES_KEPT = 7.1  # at the peak of memory; measured as resident memory on the CPU at B = 6,144
 CLIP_GFLOP = 22.5 + 5.8  # image and text of a live CLIP ViT-B/16, once an image; counted, lower bounds

@@ -19,9 +19,9 @@ import sys
 from pathlib import Path
 
 from vea.data.cards import Card, count_warnings, find_card
-from vea.data.shards import Index
+from vea.data.shards.index import Index
+from vea.data.shards.plan import write_part
 from vea.data.sources import make_source
-from vea.data.writer import write_part
 from vea.errors import VeaError, command
 
 CARDS = Path(__file__).resolve().parent / "cards"

@@ -1,9 +1,9 @@
 """Evaluate a fine-tuned run on a split it has not chosen anything by: table, JSON, report.
 
-    python finetune/evaluate.py runs/expression-ship --split test
-    python finetune/evaluate.py runs/expression-ship --split test --data data/other_faces   # another prepared set
-    python finetune/evaluate.py runs/expression-ship --split val --weights final            # not the chosen weights
-    python finetune/evaluate.py runs/expression-ship --split test --calibrate --robustness --flip
+python finetune/evaluate.py runs/expression-ship --split test
+python finetune/evaluate.py runs/expression-ship --split test --data data/other_faces   # another prepared set
+python finetune/evaluate.py runs/expression-ship --split val --weights final            # not the chosen weights
+python finetune/evaluate.py runs/expression-ship --split test --calibrate --robustness --flip
 """
 
 from __future__ import annotations
@@ -19,37 +19,40 @@ from rich.console import Console
 from rich.table import Table
 from torchmetrics.functional.classification import multilabel_average_precision
 
-from vea import runtime as vea_runtime
-from vea.config import DatasetRef, ExplainConfig, ExpressionConfig, load_config
-from vea.data.collate import merged_fields
-from vea.data.loaders import eval_loader
-from vea.data.sample import LabelField
-from vea.data.shards import read_index
+from vea.config import DatasetRef, ExplainConfig, RecogniseConfig, load_config
+from vea.data.loading.loader import eval_loader
+from vea.data.shards.index import read_index
+from vea.distributed import collectives
+from vea.distributed import runtime as vea_runtime
+from vea.distributed.runtime import Runtime
 from vea.errors import VeaError, command, did_you_mean
-from vea.hub import fields_of
 from vea.metrics import ClassificationMetrics, MultilabelMetrics, ValueMetrics
-from vea.report import write_report
-from vea.robustness import CORRUPTIONS, STRENGTHS, corrupt_batch, fit_temperature, reliability, sharpen
-from vea.runtime import Runtime
-from vea.tasks.expression import ExpressionMetrics, ExpressionTask
-from vea.text_emotion import TextEmotionClassifier
-from vea.training.checkpoint import find_weights, load_weights, write_text
+from vea.metrics.calibration import fit_temperature, reliability, sharpen
+from vea.metrics.corruptions import CORRUPTIONS, STRENGTHS, corrupt_batch
+from vea.metrics.text_emotion import TextEmotionClassifier
+from vea.publish.report.page import write_report
+from vea.storage.atomic import write_text
+from vea.storage.checkpoint import find_weights, load_weights
+from vea.tasks.recognise import RecogniseTask
+from vea.tasks.recognise_metrics import RecogniseMetrics
+from vea.tasks.saved import fields_of
+from vea.taxonomy.fields import LabelField, merged_fields
 from vea.training.engine import to_device
 
 HEADLINE = ("accuracy", "accuracy_top3", "balanced_accuracy", "macro_f1", "nll", "ece", "mAP", "ccc", "pearson", "rmse")
 
 
-def read_run(run_dir: Path) -> ExpressionConfig | ExplainConfig:
+def read_run(run_dir: Path) -> RecogniseConfig | ExplainConfig:
     """Returns the resolved config of a run folder."""
     if not (run_dir / "config.yaml").is_file():
-        raise VeaError(f"no run at {run_dir} (no config.yaml in it); give the folder that finetune/expression.py wrote")
+        raise VeaError(f"no run at {run_dir} (no config.yaml in it); give the folder that finetune/train.py wrote")
     config = load_config(run_dir / "config.yaml")
-    if not isinstance(config, ExpressionConfig | ExplainConfig):
+    if not isinstance(config, RecogniseConfig | ExplainConfig):
         raise VeaError(f"{run_dir} is a run of recipe {config.recipe!r}; evaluate.py scores fine-tuned runs")
     return config
 
 
-def data_to_evaluate(config: ExpressionConfig | ExplainConfig, *, split: str, data: str | None) -> list[DatasetRef]:
+def data_to_evaluate(config: RecogniseConfig | ExplainConfig, *, split: str, data: str | None) -> list[DatasetRef]:
     """Returns ``split`` of the set at ``data``, or of the run's own validation sets."""
     paths = [data] if data else list(dict.fromkeys(ref.path for ref in config.data.val))
     for path in paths:
@@ -61,14 +64,14 @@ def data_to_evaluate(config: ExpressionConfig | ExplainConfig, *, split: str, da
 
 @torch.inference_mode()
 def collect(
-    task: ExpressionTask,
+    task: RecogniseTask,
     batches: Any,
     runtime: Runtime,
     *,
     fields: dict[str, LabelField] | None = None,
     flip: bool = False,
     worse: tuple[str, int] | None = None,
-) -> ExpressionMetrics:
+) -> RecogniseMetrics:
     """Returns the filled collector: ``vea.training.engine.evaluate`` with the predictions kept.
 
     Args:
@@ -79,7 +82,7 @@ def collect(
         flip: average the logits with those of the mirrored image (test-time augmentation).
         worse: (kind, strength) of a corruption of the images.
     """
-    metrics = ExpressionMetrics(task.fields if fields is None else fields)
+    metrics = RecogniseMetrics(task.fields if fields is None else fields)
     task.eval()
     for batch in batches:
         batch = to_device(batch, runtime.device)
@@ -137,7 +140,7 @@ def summarise(metrics: ClassificationMetrics | MultilabelMetrics | ValueMetrics)
     }
 
 
-def calibrate(scored: ExpressionMetrics, val: ExpressionMetrics) -> dict[str, Any]:
+def calibrate(scored: RecogniseMetrics, val: RecogniseMetrics) -> dict[str, Any]:
     """Returns {target: temperature fitted on val, the metrics at it, reliability before and after} of class targets."""
     result = {}
     for name, metrics in scored.by_target.items():
@@ -236,7 +239,7 @@ def evaluate_explanations(
     run: Path, refs: list[DatasetRef], runtime: vea_runtime.Runtime, *, split: str, beams: int | None
 ) -> None:
     """Scores what a model writes, with and without the right picture before it (the shuffled-image control)."""
-    from vea.explain_cli import load_explainer
+    from vea.inference.explain import load_explainer
 
     folder = find_weights(run)
     state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
@@ -250,7 +253,7 @@ def evaluate_explanations(
     for batch in eval_loader(task.config, views="classify", refs=task.config.data.train, batch_size=64, **place):
         valid = batch["valid"].tolist()
         learned += [pair for pairs, known in zip(task.candidates(batch), valid) if known for pair in pairs]
-    learned = sorted(pair for pairs in vea_runtime.gather_objects(learned) for pair in pairs)
+    learned = sorted(pair for pairs in collectives.gather_objects(learned) for pair in pairs)
     if len({emotion for emotion, _ in learned}) > 1:
         metrics.judge = TextEmotionClassifier([text for _, text in learned], [emotion for emotion, _ in learned])
     for batch in eval_loader(task.config, views="classify", refs=refs, batch_size=64, **place):
@@ -288,7 +291,7 @@ def evaluate_explanations(
 def main(argv: list[str]) -> None:
     """Runs the evaluation."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="run folder of finetune/expression.py")
+    parser.add_argument("run", type=Path, help="run folder of finetune/train.py")
     parser.add_argument("--split", required=True)
     parser.add_argument("--data", help="a prepared set; default: the run's own validation set")
     parser.add_argument("--batch-size", type=int, default=256)
@@ -330,7 +333,7 @@ def main(argv: list[str]) -> None:
         name = next(iter(config.targets))
         near = did_you_mean(name, there)
         raise VeaError(f"{', '.join(ref.path for ref in refs)}: no label {name!r}{near}; nothing to score")
-    task = ExpressionTask(config, fields={**fields_of(state["task"]), **scored})
+    task = RecogniseTask(config, fields={**fields_of(state["task"]), **scored})
     try:  # the heads' names are the checkpoint's, so data with other names or another order is refused
         task.check_metadata(state["task"])
     except VeaError as error:
@@ -339,7 +342,7 @@ def main(argv: list[str]) -> None:
     config.targets = {name: config.targets[name] for name in scored}  # what the loader reads
     task.to(runtime.device)
 
-    def pass_over(sets: list[DatasetRef], worse: tuple[str, int] | None = None) -> ExpressionMetrics:
+    def pass_over(sets: list[DatasetRef], worse: tuple[str, int] | None = None) -> RecogniseMetrics:
         batches = eval_loader(config, views="classify", refs=sets, batch_size=arguments.batch_size,
                               rank=runtime.rank, world_size=runtime.world_size)  # fmt: skip
         return collect(task, batches, runtime, fields=scored, flip=arguments.flip, worse=worse)

@@ -33,24 +33,24 @@ from torch import Tensor, nn
 from vea.config import TeacherConfig
 from vea.data.prompts import attribute_prompt
 from vea.data.sample import Sample
-from vea.data.shards import ShardReader, read_index
+from vea.data.shards.index import read_index
+from vea.data.shards.reader import ShardReader
 from vea.data.synthetic import samples
 from vea.errors import VeaError, command
-from vea.labels import FER2013_7, FERPLUS_8
 from vea.metrics import retrieval_recall
-from vea.models.teacher import (
+from vea.models.teachers.base import Teacher
+from vea.models.teachers.clip import WordTokenizer, build_clip
+from vea.models.teachers.load import load_teacher
+from vea.models.teachers.two_tower import (
     WEIGHTS_NAME,
-    Teacher,
-    WordTokenizer,
-    build_clip,
     data_file,
-    file_sha256,
     image_tower,
-    load_teacher,
     sentence_features,
     text_tower,
     text_tower_folder,
 )
+from vea.storage.identity import file_sha256
+from vea.taxonomy.emotions import FER2013_7, FERPLUS_8
 
 
 def symmetric_infonce(image: Tensor, text: Tensor, scale: Tensor) -> Tensor:

@@ -38,19 +38,20 @@ from vea.config import (
     DataConfig,
     DatasetRef,
     EncoderConfig,
-    ExpressionConfig,
+    RecogniseConfig,
     TrainConfig,
 )
-from vea.data.loaders import eval_loader
-from vea.data.sample import LabelField
-from vea.data.shards import read_index
+from vea.data.loading.loader import eval_loader
+from vea.data.shards.index import read_index
 from vea.errors import VeaError, command, did_you_mean
 from vea.metrics import bootstrap_interval, concordance, rmse
-from vea.models.backbone import sincos_positions
+from vea.models.vit import sincos_positions
 from vea.models.weights import encoder_form, encoder_part, load_encoder, read_weight_file
 from vea.progress import Progress
-from vea.tasks.expression import build_trunk
-from vea.training.checkpoint import find_weights, load_weights, write_text
+from vea.storage.atomic import write_text
+from vea.storage.checkpoint import find_weights, load_weights
+from vea.tasks.recognise import build_trunk
+from vea.taxonomy.fields import LabelField
 
 DECAYS = [10.0**power for power in range(-5, 3)]  # on standardised features, for the mean loss
 RIDGES = [10.0**power for power in range(-4, 5)]  # per sample, times the number of samples
@@ -153,7 +154,7 @@ def _digest(weights: dict[str, Tensor] | None, *words: object) -> str:
 
 
 @torch.inference_mode()
-def features(encode: Encode, config: ExpressionConfig, *, split: str, data: str,
+def features(encode: Encode, config: RecogniseConfig, *, split: str, data: str,
              batch_size: int) -> dict[str, Tensor]:  # fmt: skip
     """Returns ``features`` (N, D) and ``label.NAME`` (N,) of a split."""
     rows: dict[str, list[Tensor]] = {}
@@ -346,7 +347,7 @@ def probe(path: str, *, data: str, targets: list[str], image_size: int | None, e
         if name not in known:
             raise VeaError(f"--rows: {path} has no {name!r}{did_you_mean(name, known)}")
     size = image_size or source.image_size
-    config = ExpressionConfig(
+    config = RecogniseConfig(
         name="probe", data=DataConfig(workers=workers), augment=AugmentConfig(image_size=size, eval_crop=eval_crop),
         train=TrainConfig(steps=1), targets=dict.fromkeys(targets, 1.0),
     )  # fmt: skip

@@ -22,14 +22,15 @@ from rich.table import Table
 from torch import Tensor
 
 from vea.config import DatasetRef, PretrainConfig, load_config
-from vea.data.loaders import eval_loader
-from vea.data.shards import read_index
+from vea.data.loading.loader import eval_loader
+from vea.data.shards.index import read_index
 from vea.errors import VeaError, command
 from vea.metrics import retrieval_recall
-from vea.models.teacher import load_teacher
+from vea.models.teachers.load import load_teacher
+from vea.storage.atomic import write_text
+from vea.storage.checkpoint import find_weights, load_weights
 from vea.tasks.pretrain import WITH_TEXT, PretrainTask
-from vea.training.checkpoint import find_weights, load_weights, write_text
-from vea.training.engine import load_into
+from vea.training.ema import load_into
 
 
 def open_run(run: Path) -> tuple[PretrainConfig, PretrainTask, dict[str, Tensor]]:

@@ -10,19 +10,19 @@ from __future__ import annotations
 import sys
 from functools import partial
 
-from vea.training import preempt
+from vea.distributed import preempt
 
 if __name__ == "__main__":
     preempt.listen()  # before torch is imported: a signal in those seconds must not lose the job
 
 import torch
 
-from vea import runtime as vea_runtime
 from vea.config import PretrainConfig, config_from_command_line
-from vea.data.loaders import eval_loader, train_loader
+from vea.data.loading.loader import eval_loader, train_loader
+from vea.distributed import runtime as vea_runtime
 from vea.errors import command
-from vea.models.teacher import load_teacher
-from vea.report import write_report
+from vea.models.teachers.load import load_teacher
+from vea.publish.report.page import write_report
 from vea.tasks.pretrain import PretrainTask, needs_teacher
 from vea.training.engine import fit
 

@@ -11,5 +11,7 @@ __version__ = "0.1.0"
 
 
 def load(name_or_dir: str = "expression", **options: _Any) -> _Any:
-    """Returns a predictor: ``vea.load().predict("photo.jpg")``; see ``vea.predict.load``."""
-    return _importlib.import_module("vea.predict").load(name_or_dir, **options)  # torch is imported here, not before
+    """Returns a predictor: ``vea.load().predict("photo.jpg")``; see ``vea.inference.predict.load``."""
+    return _importlib.import_module("vea.inference.predict").load(
+        name_or_dir, **options
+    )  # torch is imported here, not before

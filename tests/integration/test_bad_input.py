@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vea.training.checkpoint import list_checkpoints, read_checkpoint
+from vea.storage.checkpoint import list_checkpoints, read_checkpoint
 
 SMALL = [
     "data.workers=0",
@@ -85,7 +85,7 @@ def pretrain(data: Path, out: Path, *overrides: str) -> list[str]:
 
 def expression(data: Path, out: Path, *overrides: str) -> list[str]:
     where = [f"data.train.0.path={data}", f"data.val.0.path={data}", f"out={out}"]
-    return ["finetune/expression.py", "configs/finetune/expression_synthetic.yaml", *SMALL, *where, *overrides]
+    return ["finetune/train.py", "configs/finetune/expression_synthetic.yaml", *SMALL, *where, *overrides]
 
 
 def nothing_saved(run_dir: Path) -> bool:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from vea.training.checkpoint import list_checkpoints, read_checkpoint
+from vea.storage.checkpoint import list_checkpoints, read_checkpoint
 
 pytestmark = pytest.mark.slow
 

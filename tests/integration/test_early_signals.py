@@ -16,7 +16,7 @@ from test_distributed import free_port
 pytestmark = pytest.mark.slow
 
 PRETRAIN = ["pretrain/train.py", "configs/pretrain/smoke.yaml"]
-EXPRESSION = ["finetune/expression.py", "configs/finetune/demo_expression.yaml"]
+EXPRESSION = ["finetune/train.py", "configs/finetune/demo_expression.yaml"]
 
 
 def listens(pid: int, log: Path) -> bool:

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from vea.cli import main as vea_main
+from vea.commands.main import main as vea_main
 from vea.data import synthetic
-from vea.training.checkpoint import load_weights
+from vea.storage.checkpoint import load_weights
 from vea.training.tracking import predictions_table
 
 pytest.importorskip("transformers", reason="needs the extra: pip install 'vea[vlm]'")
@@ -35,7 +35,7 @@ def run(request, tmp_path_factory, repository) -> Path:
     small += ["augment.image_size=32", "model.decoder.width=32", "model.decoder.depth=2", "model.decoder.heads=2"]
     small += ["data.global_batch_size=8", "runtime.device=cpu", "tracking.backend=none", f"model.kind={request.param}"]
     small += [f"data.train.0.path={folder / 'data'}", f"data.val.0.path={folder / 'data'}", f"out={folder / 'run'}"]
-    made = call(repository, "finetune/explain.py", "configs/finetune/explain_synthetic.yaml", *small)
+    made = call(repository, "finetune/train.py", "configs/finetune/explain_synthetic.yaml", *small)
     assert made.returncode == 0, made.stdout[-1000:] + made.stderr[-2000:]
     return folder / "run"
 
@@ -52,9 +52,9 @@ def test_the_run_learns_and_is_scored_with_a_control(run, repository):
     assert {"cider", "bleu_4", "emotion_accuracy", "swapped/cider", "loss"} <= scores.keys()
     page = (run / "report.html").read_text(encoding="utf-8")
     assert record["predictions"]["explanation"][0]["key"] in page and "people: " in page and "data:image/jpeg" in page
-    again = call(repository, "finetune/explain.py", str(run / "config.yaml"), f"out={run}")
+    again = call(repository, "finetune/train.py", str(run / "config.yaml"), f"out={run}")
     assert again.returncode == 0, again.stderr[-2000:]
-    board = call(repository, "-m", "vea.cli", "leaderboard", str(run))
+    board = call(repository, "-m", "vea.commands.main", "leaderboard", str(run))
     assert board.returncode == 0 and f"{scores['cider']:.4f}" in board.stdout
     columns, rows = predictions_table(record, target="explanation")
     assert columns == ["key", "emotion", "references", "text"] and len(rows) == 6
@@ -80,9 +80,9 @@ def test_the_page_explains_a_picture(run, tmp_path):
     pytest.importorskip("gradio", reason="needs the extra: pip install 'vea[serve]'")
     from fastapi.testclient import TestClient
 
-    from vea.explain_cli import load_explainer
-    from vea.predict import load
-    from vea.serve import OWN_CHOICE, answer_why, application
+    from vea.inference.explain import load_explainer
+    from vea.inference.page import OWN_CHOICE, answer_why, application
+    from vea.inference.predict import load
 
     explainer = load_explainer(run)
     Image.open(io.BytesIO(synthetic.scene(5, size=64).image)).save(tmp_path / "a.png")

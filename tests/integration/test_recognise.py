@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from vea.data import synthetic
-from vea.data.writer import write_dataset
+from vea.data.shards.plan import write_dataset
 
 COUNTS = (("train", 64), ("val", 20), ("test", 20))
 pytestmark = pytest.mark.slow
@@ -36,7 +36,7 @@ def test_attributes_are_learned_evaluated_and_listed(tmp_path, repository):
         "--out",
         str(tmp_path / "data"),
     )
-    words = ["finetune/attributes.py", "configs/finetune/attributes_synthetic.yaml", f"out={tmp_path / 'runs/a'}"]
+    words = ["finetune/train.py", "configs/finetune/attributes_synthetic.yaml", f"out={tmp_path / 'runs/a'}"]
     words += [f"data.{part}.0.path={tmp_path / 'data'}" for part in ("train", "val")]
     words += [
         "runtime.threads=1",
@@ -59,8 +59,8 @@ def test_attributes_are_learned_evaluated_and_listed(tmp_path, repository):
     assert 0 <= record["targets"]["object"]["metrics"]["mAP"] <= 1
     assert record["calibration"]["emotion"]["temperature"] > 0
     assert (tmp_path / "runs/a/pictures/reliability_test.png").is_file()
-    assert "brightness" in run(repository, "-m", "vea.cli", "leaderboard", str(tmp_path / "runs"))
-    said = run(repository, "-m", "vea.cli", "compare", str(tmp_path / "runs/a"), str(tmp_path / "runs/a"))
+    assert "brightness" in run(repository, "-m", "vea.commands.main", "leaderboard", str(tmp_path / "runs"))
+    said = run(repository, "-m", "vea.commands.main", "compare", str(tmp_path / "runs/a"), str(tmp_path / "runs/a"))
     assert "B - A: +0.0000" in said
 
 
@@ -82,7 +82,7 @@ def test_two_sets_without_a_common_label_make_one_model_that_each_of_them_scores
     }  # fmt: skip
     (tmp_path / "joint.yaml").write_text(yaml.safe_dump(config))
     words = ["train.steps=6", "train.warmup_steps=1", "train.eval_every=6", "runtime.device=cpu", "runtime.threads=1"]
-    run(repository, "finetune/emotion.py", str(tmp_path / "joint.yaml"), *words, "tracking.backend=none",
+    run(repository, "finetune/train.py", str(tmp_path / "joint.yaml"), *words, "tracking.backend=none",
         "data.workers=0", f"out={tmp_path / 'run'}")  # fmt: skip
     for name, labels in own.items():
         score = ["finetune/evaluate.py", str(tmp_path / "run"), "--split", "test"]

@@ -20,15 +20,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vea.cli import main as cli
+from vea.commands.main import main as cli
+from vea.commands.shards import main as shards_main
 from vea.config import load_config
-from vea.data import remote, synthetic
-from vea.data.loaders import train_loader
-from vea.data.shards import ShardReader, read_index
-from vea.data.shards_cli import main as shards_main
-from vea.data.sidecars import Sidecar, check_sidecars
-from vea.data.writer import write_dataset
+from vea.data import synthetic
+from vea.data.loading.loader import train_loader
+from vea.data.shards.index import read_index
+from vea.data.shards.plan import write_dataset
+from vea.data.shards.reader import ShardReader
+from vea.data.shards.sidecars import Sidecar, check_sidecars
 from vea.errors import RunError, VeaError
+from vea.storage import remote
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 pytest.importorskip("aiohttp", reason="needs the extra: pip install 'vea[remote]'")

@@ -23,7 +23,7 @@ def main(argv):
     runtime = rt.start(RuntimeConfig(device="cpu", timeout_s=4))
     with rt.naming_absent_ranks():
         for step in range(4):
-            rt.at(f"step {step}")
+            rt.set_place(f"step {step}")
             if step == 2 and runtime.rank == 1:
                 if argv == ["sleep"]:
                     time.sleep(8)

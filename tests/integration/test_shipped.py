@@ -5,7 +5,7 @@ import json
 import pytest
 
 import vea
-from vea.hub import ASSETS, SHIPPED
+from vea.tasks.saved import ASSETS, SHIPPED
 
 CLASSES = {"angry", "disgust", "fear", "happy", "sad", "surprise", "neutral"}
 

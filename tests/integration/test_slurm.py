@@ -16,7 +16,7 @@ import yaml
 from test_distributed import records
 from test_sync import offline_history
 
-from vea.submit import code_files
+from vea.commands.submit import code_files
 
 NEEDED = ("slurmctld", "slurmd", "munged", "sbatch")
 missing = [name for name in NEEDED if shutil.which(name) is None]
@@ -123,7 +123,7 @@ def test_signalled_requeued_and_finished_with_the_weights_of_an_undisturbed_run(
         shutil.copy(repository / name, tree / name)
     subprocess.run(["git", "init", "-q", str(tree)], check=True, timeout=30)
     run, env = tmp_path / "signalled", {**cluster, "PYTHONPATH": str(tree)}
-    by = (sys.executable, "-m", "vea.cli", "submit")
+    by = (sys.executable, "-m", "vea.commands.main", "submit")
     job = submit(run, data, env=env, repository=tree, by=by, tracking="wandb")
     wait(lambda: len(records(run)) >= SIGNAL_AT, what="the first steps")
     (tree / "pretrain/train.py").write_text("raise SystemExit('the edited code')")

@@ -172,7 +172,7 @@ def python(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
 def sync(*words: str | Path, server: Recorder | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
     if server:
         environment |= {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": "k" * 40, "WANDB_INIT_TIMEOUT": "120"}
-    return python("-m", "vea.cli", "sync", *map(str, words), **environment)
+    return python("-m", "vea.commands.main", "sync", *map(str, words), **environment)
 
 
 def train(work: Path, name: str, *overrides: str) -> Path:

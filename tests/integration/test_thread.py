@@ -151,7 +151,7 @@ def test_pretrained_encoder_is_fine_tuned_evaluated_and_reported(work, repositor
     overrides += ["model.encoder.name=vit_tiny_patch16_224", "augment.image_size=64", "augment.region=head"]
     overrides += ["train.eval_every=6", "tracking.backend=wandb"]
     config = "configs/finetune/expression_synthetic.yaml"
-    result = run(repository, *command_line(work, "finetune/expression.py", config, *overrides))
+    result = run(repository, *command_line(work, "finetune/train.py", config, *overrides))
     assert "encoder weights" in result.stdout
     assert [path for path in (run_dir / "wandb").glob("offline-run-*/run-*.wandb") if path.stat().st_size]
 

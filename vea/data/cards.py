@@ -8,8 +8,8 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from vea.data.sample import FieldKind, LabelField
 from vea.errors import VeaError, did_you_mean
+from vea.taxonomy.fields import FieldKind, LabelField
 
 
 class FieldCard(BaseModel):

@@ -3,47 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any
 
 MAX_SIDE = 30_000  # pixels; at this side and above an image is refused before decoding
 MAX_PIXELS = 178_956_970  # the same for the area, as in Pillow (a decoded image of 512 MiB)
-FieldKind = Literal["class", "multilabel", "distribution", "value"]
-
-
-@dataclass(frozen=True)
-class LabelField:
-    """The meaning of one label: its kind and, where it has classes, their names in index order.
-
-    Kinds and what a sample's ``labels[name]`` holds:
-
-    - ``class``: one class name (str);
-    - ``multilabel``: a list of class names;
-    - ``distribution``: a list of ``len(classes)`` non-negative numbers (votes or probabilities);
-    - ``value``: one float between ``low`` and ``high`` (the scale of the raters).
-
-    A label that a sample does not have is absent from its ``labels``.
-    """
-
-    kind: FieldKind
-    classes: tuple[str, ...] = ()
-    low: float | None = None
-    high: float | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns the form written in ``index.json``; defaults are left out."""
-        return {
-            key: list(value) if isinstance(value, tuple) else value
-            for key, value in asdict(self).items()
-            if value not in ((), None)
-        }
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> LabelField:
-        """Returns the field that ``to_json`` wrote."""
-        return cls(
-            kind=data["kind"], classes=tuple(data.get("classes", ())), low=data.get("low"), high=data.get("high")
-        )
 
 
 @dataclass

@@ -53,4 +53,3 @@ def class_weights(counts: Tensor, *, method: str) -> Tensor:
     amount = {"balanced": counts, "sqrt": counts.sqrt(), "effective": 1 - 0.999**counts}[method]
     weights = torch.where(counts > 0, 1 / amount.clamp(min=1e-12), 0.0)
     return (weights * counts.sum() / (weights * counts).sum().clamp(min=1e-12)).float()
-

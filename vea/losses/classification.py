@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vea.data.sample import LabelField
+from vea.taxonomy.fields import LabelField
 
 
 def soft_targets(labels: Tensor, *, field: LabelField, smoothing: float = 0.0) -> Tensor:

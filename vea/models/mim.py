@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from vea.config import DecoderConfig, EncoderConfig
 from vea.errors import VeaError
 from vea.losses.reconstruction import patch_statistics, reconstruction
-from vea.models.backbone import build_encoder, patch_side, sincos_positions
+from vea.models.vit import build_encoder, patch_side, sincos_positions
 from vea.models.weights import import_mae, load_encoder, read_weight_file
-from vea.training.checkpoint import load_weights
+from vea.storage.checkpoint import load_weights
 
 
 class Encoded(NamedTuple):
@@ -289,9 +289,7 @@ class MaskedAutoencoder(nn.Module):
 
     # ----------------------------------------------------------------------------------------------------- in one piece
 
-    def forward(
-        self, images: Tensor, mask_ratio: float | None = None, *, noise: Tensor | None = None
-    ) -> MaskedOutput:
+    def forward(self, images: Tensor, mask_ratio: float | None = None, *, noise: Tensor | None = None) -> MaskedOutput:
         """Returns loss, prediction, mask and embeddings, as facebookresearch/mae computes them.
 
         Args:

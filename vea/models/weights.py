@@ -16,7 +16,7 @@ from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from vea.errors import VeaError
-from vea.training.checkpoint import load_weights, save_weights
+from vea.storage.checkpoint import load_weights, save_weights
 
 StateDict = dict[str, Tensor]
 

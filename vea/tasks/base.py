@@ -23,7 +23,8 @@ class Metrics(Protocol):
 class Task(nn.Module):
     """Model + loss. ``forward`` is the training step, so that DDP can wrap a task.
 
-    Subclasses keep everything they need for a step in ``self`` and never see ranks except through ``vea.runtime``.
+    Subclasses keep everything they need for a step in ``self`` and never see ranks except through
+    ``vea.distributed``.
     """
 
     def forward(self, batch: Batch, *, step: int) -> dict[str, Tensor]:

@@ -9,11 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import textwrap
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -23,27 +21,22 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from vea import runtime
-from vea.caption_metrics import caption_scores, tokenize
 from vea.config import ClassifierConfig, ExplainConfig
-from vea.data.loaders import ShardSet
-from vea.data.sample import LabelField
+from vea.data.loading.sets import ShardSet
 from vea.errors import VeaError, did_you_mean
-from vea.labels import check_same_classes
 from vea.losses.language import answer_costs, answer_loss, explanation_contrast, span_mean, vad_loss
-from vea.models.patches import KeptFeatures, pool_patches
-from vea.models.tokens import BECAUSE, HubTokens, Sentences, Tokens, WordTokens, make_sentences
-from vea.models.vad import look_up, read_lexicon, vad_table
+from vea.models.feature_cache import KeptFeatures, pool_patches
+from vea.models.language.tokens import HubTokens, Sentences, Tokens, WordTokens, make_sentences
+from vea.models.language.vad import read_lexicon, vad_table
 from vea.models.weights import load_encoder
 from vea.tasks.base import Batch, Task
-from vea.tasks.expression import STATISTICS, build_trunk, hard_targets
-from vea.text_emotion import TextEmotionClassifier
+from vea.tasks.explain_metrics import ExplainMetrics, Pair, pairs_of
+from vea.tasks.recognise import STATISTICS, build_trunk
+from vea.tasks.recognise_metrics import hard_targets
+from vea.taxonomy.fields import LabelField, check_same_classes
 
 # Valence and arousal high and high, high and low, low and high, low and low: coarse, as quadrants are.
 QUADRANTS = ("excitement", "contentment", "fear", "sadness")
-METAPHORS = ("could be", "appears to be", "reminds me", "seems like", "looks like", "is like", "are like", "think of",
-             "resembles")  # fmt: skip  # the list of ArtEmis
-Pair = tuple[str, str]  # emotion, explanation
 
 
 def emotion_names(config: ExplainConfig, fields: dict[str, LabelField]) -> tuple[str, ...]:
@@ -52,7 +45,7 @@ def emotion_names(config: ExplainConfig, fields: dict[str, LabelField]) -> tuple
     Raises:
         VeaError: the data has no such label, or it names no classes.
     """
-    for name in config.targets:
+    for name in config.labels:
         if name not in fields:
             raise VeaError(f"emotion: the data has no label {name!r}{did_you_mean(name, fields)}")
     if config.emotion.quadrant:
@@ -83,32 +76,6 @@ def make_tokens(config: ExplainConfig, emotions: Sequence[str], *, described: di
     if described:
         return WordTokens(described["vocabulary"])
     return WordTokens.learn(training_texts(config), emotions=emotions, size=decoder.vocabulary_size)
-
-
-def split_answer(text: str) -> Pair:
-    """Returns (emotion, explanation) of ``EMOTION because WORDS``; the emotion is empty in a text of another form."""
-    emotion, because, explanation = text.partition(f" {BECAUSE} ")
-    return (emotion.strip().lower(), explanation.strip()) if because else ("", text.strip())
-
-
-def pairs_of(texts: Sequence[str], emotion: str, emotions: Sequence[str], *, unlabelled: bool = False) -> list[Pair]:
-    """Returns the (emotion, explanation) pairs of one picture; ``emotion`` is its label, empty where unknown.
-
-    ``unlabelled`` keeps the texts of an unknown emotion, as pairs ("", explanation).
-    """
-    pairs = []
-    for text in texts:
-        own, explanation = split_answer(text)
-        pair = (own, explanation) if own in emotions else (emotion, text.strip())
-        if all(pair) or (unlabelled and pair[1]):
-            pairs.append(pair)
-    return pairs
-
-
-def dominant_emotion(pairs: Sequence[Pair]) -> str:
-    """Returns the emotion of more than half of a picture's explanations, empty where there is none (ArtEmis)."""
-    top, times = Counter(emotion for emotion, _ in pairs).most_common(1)[0]
-    return top if 2 * times > len(pairs) else ""
 
 
 @dataclass
@@ -173,7 +140,7 @@ class ExplainTask(Task):
         self.tokens = make_tokens(config, self.emotions, described=described)
         model = config.model
         if model.kind == "hf":
-            from vea.models.hf_vlm import ChatExplainer
+            from vea.models.language.chat import ChatExplainer
 
             self.encoder: nn.Module = nn.Identity()
             self.lexicon = read_lexicon(None)
@@ -188,7 +155,7 @@ class ExplainTask(Task):
 
     def _build(self, config: ExplainConfig, *, described: bool) -> None:
         """Makes encoder and decoder of the kinds sevlm and prefix; ``described``: weights follow."""
-        from vea.models.vlm import Explainer
+        from vea.models.language.sevlm import Explainer
 
         model = config.model
         self.encoder = build_trunk(ClassifierConfig(encoder=model.encoder), image_size=config.augment.image_size)
@@ -225,7 +192,7 @@ class ExplainTask(Task):
 
     def load_pretrained(self, path: str) -> str:
         """Loads the encoder of the run or weight file at ``path`` and its statistics; returns what was loaded."""
-        from vea.training.checkpoint import load_weights
+        from vea.storage.checkpoint import load_weights
 
         if self.config.model.kind == "hf":
             raise VeaError("train.init_from: model.kind=hf starts from the folder model.hf.path; leave init_from out")
@@ -422,102 +389,3 @@ def draw_page(images: np.ndarray, written: Sequence[str], truth: Sequence[str], 
             lines = textwrap.wrap(text, 34)[:5]
             pen.multiline_text((x + 2, y + width + top), "\n".join(lines), fill=colour, spacing=1)
     return np.asarray(page)
-
-
-@dataclass
-class Record:
-    """One picture's outcome."""
-
-    key: str
-    emotion: str
-    references: list[str]
-    text: str
-    swapped: str | None
-    cost: float
-    tokens: int
-
-
-class ExplainMetrics:
-    """Scores of sentences: caption metrics of the explanation, the emotion's accuracy, and the image's part in both.
-
-    ``swapped/...`` are the same scores of sentences written while looking at another picture (``task.control``).
-    """
-
-    def __init__(self, task: ExplainTask) -> None:
-        self.task = task
-        self.judge: TextEmotionClassifier | None = None  # with one, EA is scored as well
-        self._records: list[Record] = []
-
-    def update(self, outputs: dict[str, Tensor], batch: Batch) -> None:
-        """Adds one batch; pictures without an emotion or a text are left out."""
-        valid = batch["valid"].tolist() if "valid" in batch else [True] * len(batch["keys"])
-        swapped = outputs.get("swapped")
-        for i, pairs in enumerate(self.task.candidates(batch)):
-            if not valid[i] or not pairs:
-                continue
-            self._records.append(
-                Record(
-                    key=batch["keys"][i],
-                    emotion=dominant_emotion(pairs),
-                    references=[text for _, text in pairs],
-                    text=self.task.tokens.text(outputs["written"][i].cpu()),
-                    swapped=None if swapped is None else self.task.tokens.text(swapped[i].cpu()),
-                    cost=float(outputs["costs"][i]),
-                    tokens=int(outputs["counts"][i]),
-                )
-            )
-
-    def gather(self) -> list[Record]:
-        """Returns the records of all ranks by key; collective."""
-        return sorted((r for rank in runtime.gather_objects(self._records) for r in rank), key=lambda r: r.key)
-
-    def compute(self) -> dict[str, float]:
-        """Returns the scores; collective."""
-        records = self.gather()
-        if not records:
-            raise VeaError("data.val: no picture has both an emotion and a text; name another set")
-        result = {"loss": sum(r.cost for r in records) / max(1, sum(r.tokens for r in records))}
-        result |= self._scores(records, [r.text for r in records])
-        words = [(text, r.emotion) for r in records if r.emotion for text in r.references]
-        if self.judge and words:  # the most that EA can be
-            told = self.judge.predict([text for text, _ in words])
-            result["ea_of_people"] = fmean(name == emotion for name, (_, emotion) in zip(told, words))
-        if records[0].swapped is not None:
-            found = self._scores(records, [r.swapped or "" for r in records])
-            result |= {f"swapped/{name}": value for name, value in found.items()}
-        return result
-
-    def _scores(self, records: Sequence[Record], texts: Sequence[str]) -> dict[str, float]:
-        answers = [split_answer(text) for text in texts]
-        references = {r.key: [t for t in r.references if tokenize(t)] or ["-a-"] for r in records}
-        written = {r.key: explanation for r, (_, explanation) in zip(records, answers)}
-        distances = [self._distance(r.references, words) for r, words in zip(records, written.values())]
-        known = [distance for distance in distances if distance is not None]
-        dominated = [i for i, r in enumerate(records) if r.emotion]
-        result = {}
-        if dominated:  # the others have no one right answer
-            result["emotion_accuracy"] = fmean(answers[i][0] == records[i].emotion for i in dominated)
-        if dominated and self.judge:
-            told = self.judge.predict([answers[i][1] for i in dominated])
-            result["ea"] = fmean(name == records[i].emotion for name, i in zip(told, dominated))
-        return {
-            **caption_scores(references, written),
-            **result,
-            "unique": len(set(written.values())) / len(records),
-            "metaphors": fmean(any(phrase in words for phrase in METAPHORS) for words in written.values()),
-            **({"vad_distance": fmean(known)} if known else {}),
-        }
-
-    def _distance(self, references: Sequence[str], text: str) -> float | None:
-        """Returns the distance of the mean VAD of two texts' rated words, None where one has no such word."""
-        places = []
-        for words in (tokenize(" ".join(references)), tokenize(text)):
-            rated = [vad for vad in (look_up(word, self.task.lexicon) for word in words) if any(vad)]
-            if not rated:
-                return None
-            places.append(np.mean(rated, axis=0))
-        return float(np.linalg.norm(places[0] - places[1]))
-
-    def records(self) -> list[dict[str, Any]]:
-        """Returns every picture's outcome for JSON; collective."""
-        return [asdict(record) for record in self.gather()]

@@ -26,13 +26,13 @@ import torch.nn.functional as F
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
-from vea import runtime
 from vea.config import ObjectiveConfig, PretrainConfig
 from vea.data.prompts import NO_TEXT
+from vea.distributed import collectives
 from vea.errors import VeaError
 from vea.losses import contrastive
 from vea.losses.similarity import collapse_signs, similarity
-from vea.models.teacher import Teacher
+from vea.models.teachers.base import Teacher
 from vea.models.uniemox import UniEmoX
 from vea.tasks.base import Batch, Task
 
@@ -105,7 +105,7 @@ class PretrainTask(Task):
         Raises:
             VeaError: nothing at ``path``, or an encoder of another size.
         """
-        from vea.training.checkpoint import load_weights
+        from vea.storage.checkpoint import load_weights
 
         weights, _ = load_weights(path)
         if not any(name.startswith("model.") for name in weights):
@@ -183,21 +183,33 @@ class PretrainTask(Task):
         world_size, own = 1, None
         if everywhere is not None:
             world_size = len(everywhere["gamma"]) // len(gamma)
-            own = runtime.rank() * len(gamma) + torch.arange(len(gamma), device=gamma.device)
+            own = collectives.rank() * len(gamma) + torch.arange(len(gamma), device=gamma.device)
         all_gamma, text, paired = ((everywhere or here)[name] for name in ("gamma", "text", "paired"))
         rows: dict[str, Any] = {"paired": paired, "own": own}
         losses: dict[str, Callable[[], Tensor]] = {
             "contrastive": lambda: world_size * contrastive.contrastive_similarity(gamma, image, text, **rows),
             "infonce": lambda: contrastive.infonce(
-                all_gamma, text, temperature=objective.temperature, paired=paired, focal=objective.focal,
+                all_gamma,
+                text,
+                temperature=objective.temperature,
+                paired=paired,
+                focal=objective.focal,
                 block=objective.infonce_block,
             ),
-            "distillation": lambda: world_size * contrastive.distillation(
-                gamma, image, text, temperature=objective.temperature, margin=objective.false_negative_margin,
-                hard=objective.hard_negatives, **rows,
+            "distillation": lambda: (
+                world_size
+                * contrastive.distillation(
+                    gamma,
+                    image,
+                    text,
+                    temperature=objective.temperature,
+                    margin=objective.false_negative_margin,
+                    hard=objective.hard_negatives,
+                    **rows,
+                )
             ),
-            "sigmoid": lambda: world_size * contrastive.sigmoid(
-                gamma, text, log_scale=self.log_scale, bias=self.bias, **rows
+            "sigmoid": lambda: (
+                world_size * contrastive.sigmoid(gamma, text, log_scale=self.log_scale, bias=self.bias, **rows)
             ),
         }
         return {name: losses[name]() for name in WITH_TEXT if name in self.weights}
@@ -206,7 +218,7 @@ class PretrainTask(Task):
         """Returns gamma, text and paired of all ranks; gamma with its gradient only where a loss needs other ranks'."""
         names = [name for name in ("gamma", "text", "paired") if name in compared]
         alone = "infonce" not in self.weights
-        return {name: runtime.all_gather(compared[name].detach() if alone else compared[name]) for name in names}
+        return {name: collectives.all_gather(compared[name].detach() if alone else compared[name]) for name in names}
 
     def forward(self, batch: Batch, *, step: int) -> dict[str, Tensor]:
         """Returns ``loss``, its parts without their weights, and ``gamma_std``, ``gamma_rank``: signs of collapse.
@@ -217,7 +229,7 @@ class PretrainTask(Task):
         parts = {name: rows.mean() for name, rows in errors.items()}
         signs: dict[str, Tensor] = {}
         if compared:
-            everywhere = self._gathered(compared) if runtime.world_size() > 1 else None
+            everywhere = self._gathered(compared) if collectives.world_size() > 1 else None
             parts |= self._over_samples(compared, everywhere)
             signs = collapse_signs((everywhere or compared)["gamma"].detach())
         loss = sum((self.weights[name] * part for name, part in parts.items()), start=batch["noise"].new_zeros(()))
@@ -353,7 +365,7 @@ class PretrainMetrics:
 
     def compute(self) -> dict[str, float]:
         """Returns ``loss`` (weighted), its parts, ``gamma_std`` and ``gamma_rank``; collective."""
-        batches = [part for rank in runtime.gather_objects(self._rows) for part in rank]
+        batches = [part for rank in collectives.gather_objects(self._rows) for part in rank]
         if not batches:
             raise VeaError("data.val: no sample of the validation sets can be used; check them with `vea shards check`")
         keys = [key for names, _ in batches for key in names]

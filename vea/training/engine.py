@@ -1,6 +1,6 @@
 """The one training loop. It knows the Task protocol and nothing of what a task learns.
 
-Everything random or scheduled is a function of the step: the data order (vea.data.order), the learning rate
+Everything random or scheduled is a function of the step: the data order (vea.data.loading.order), the learning rate
 (vea.training.schedule), and torch's generator, which is seeded anew before each step. So resuming is arithmetic, and a
 run that was killed ends with the same weights, bit for bit, as one that was not.
 """
@@ -13,9 +13,7 @@ import json
 import math
 import os
 import platform
-import subprocess
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,27 +23,29 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
 import vea
-from vea import runtime as rt
 from vea.config import RunConfig, to_yaml
+from vea.distributed import collectives, stragglers
+from vea.distributed.preempt import StopSignal
+from vea.distributed.runtime import Runtime
 from vea.errors import Preempted, RunError, VeaError
-from vea.runtime import Runtime
+from vea.storage import atomic, checkpoint
+from vea.storage.provenance import git_state
 from vea.tasks.base import Batch, Task
-from vea.training import checkpoint as ckpt
+from vea.training.ema import Ema, load_into
 from vea.training.log import MetricsLog
+from vea.training.meter import _Meter
 from vea.training.optim import build_optimizer
 from vea.training.parallel import (
     accumulating,
     compiling,
-    cut_like,
     full,
     full_optimizer_state,
     load_optimizer_state,
-    local,
     parallel_model,
     shard,
 )
-from vea.training.preempt import StopSignal
-from vea.training.schedule import ema_decay, learning_rate
+from vea.training.run import _set_aside, check_same_run
+from vea.training.schedule import learning_rate
 
 TrainBatches = Callable[[int, int], Iterable[Batch]]  # (start_step, micro_batch) -> endless micro-batches of this rank
 EvalBatches = Callable[..., Iterable[Batch]]  # (in_turn=False) -> one pass over the validation samples
@@ -59,9 +59,6 @@ class Summary:
     step: int
     metrics: dict[str, float]
     best: dict[str, Any] | None
-
-
-# ------------------------------------------------------------------------------------------------------------- batches
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
@@ -99,9 +96,6 @@ def step_seed(seed: int, step: int, rank: int) -> int:
     return int.from_bytes(hashlib.blake2b(f"{seed}/{step}/{rank}".encode(), digest_size=8).digest(), "little") >> 1
 
 
-# ---------------------------------------------------------------------------------------------------------- evaluation
-
-
 @torch.no_grad()
 def evaluate(task: Task, batches: Iterable[Batch], runtime: Runtime) -> dict[str, float]:
     """Returns the task's metrics over ``batches``, the same on every rank."""
@@ -125,124 +119,6 @@ def _higher_is_better(name: str) -> bool:
     )
 
 
-# ----------------------------------------------------------------------------------------------------------- the state
-
-
-class Ema:
-    """An exponential moving average of a task's trainable state, kept in fp32 beside it."""
-
-    def __init__(self, task: Task, decay: float) -> None:
-        self.decay = decay
-        self.tensors = {name: value.detach().clone() for name, value in task.state_to_save().items()}
-
-    @torch.no_grad()
-    def update(self, task: Task, step: int) -> None:
-        """Moves the average towards the task's weights after optimizer step ``step``."""
-        state = task.state_to_save()
-        names = [name for name, value in state.items() if value.is_floating_point()]
-        weight = 1 - ema_decay(step, self.decay)
-        averages, values = [local(self.tensors[name]) for name in names], [local(state[name]) for name in names]
-        torch._foreach_lerp_(averages, [value.detach() for value in values], weight)
-        for name in state.keys() - set(names):
-            self.tensors[name].copy_(state[name])
-
-    def load(self, tensors: dict[str, Tensor]) -> None:
-        """Goes on from the averages of a checkpoint."""
-        for name, value in tensors.items():
-            self.tensors[name].copy_(cut_like(value, self.tensors[name]))
-
-    @contextlib.contextmanager
-    def swapped_in(self, task: Task) -> Iterator[None]:
-        """Lets the task use the averaged weights inside the block."""
-        before = {name: value.detach().clone() for name, value in task.state_to_save().items()}
-        task.load_state_dict(self.tensors, strict=False)
-        try:
-            yield
-        finally:
-            task.load_state_dict(before, strict=False)
-
-
-def load_into(task: Task, weights: dict[str, Tensor], *, where: str) -> None:
-    """Loads what ``state_to_save`` wrote; anything missing, unknown or of another shape is an error that names it."""
-    wanted = {name: tuple(value.shape) for name, value in task.state_to_save().items()}
-    for name in sorted(wanted.keys() ^ weights.keys()):
-        raise RunError(
-            f"{where} does not fit this config: only the {'config' if name in wanted else 'file'} has {name}; "
-            "resume with the config that made it"
-        )
-    for name, shape in wanted.items():
-        if tuple(weights[name].shape) != shape:
-            raise RunError(
-                f"{where} does not fit this config: {name} is {tuple(weights[name].shape)} there and {shape} here; "
-                "resume with the config that made it"
-            )
-    task.load_state_dict(weights, strict=False)  # frozen teachers are not in the file
-
-
-def git_state() -> dict[str, str]:
-    """Returns the commit and the changed files of this code; an empty dict where git cannot say."""
-
-    def ask(*words: str) -> str:
-        answer = subprocess.run(["git", *words], capture_output=True, text=True, timeout=10, cwd=Path(__file__).parent)
-        return answer.stdout.strip() if answer.returncode == 0 else ""
-
-    snapshot = Path(__file__).parents[2] / "snapshot.json"  # a copy that `vea submit` took
-    if snapshot.is_file():
-        return json.loads(snapshot.read_text(encoding="utf-8"))["git"]
-    try:
-        return {
-            "commit": ask("rev-parse", "HEAD"),
-            "changed_files": ask("status", "--porcelain", "--untracked-files=no"),
-        }
-    except (OSError, subprocess.TimeoutExpired):
-        return {}
-
-
-_MAY_CHANGE = {"runtime", "tracking", "notes", "out"}  # nothing here changes what is computed
-_MAY_CHANGE_INSIDE = {
-    "data": {"workers", "cache_dir", "cache_gb"},
-    "train": {"resume", "log_every", "checkpoint_every", "keep_last", "keep_every", "max_micro_batch"},
-}
-
-
-def first_difference(old: Any, new: Any, path: str = "") -> str | None:
-    """Returns the first setting of two configs (as dicts) that changes what is computed, in words; None: all alike."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in [*new, *(key for key in old if key not in new)]:
-            if (not path and key in _MAY_CHANGE) or key in _MAY_CHANGE_INSIDE.get(path, ()):
-                continue
-            found = first_difference(old.get(key), new.get(key), f"{path}.{key}" if path else key)
-            if found:
-                return found
-        return None
-    return None if old == new else f"{path} was {old!r} and is {new!r} now"
-
-
-def check_same_run(folder: Path, *, config: RunConfig) -> None:
-    """Raises an error when the checkpoint in ``folder`` is none, is broken, or belongs to a run with other settings."""
-    if not (folder / "state.json").is_file():
-        raise VeaError(f"train.resume: {folder} is not a checkpoint (no state.json in it)")
-    try:
-        old = json.loads((folder / "state.json").read_text(encoding="utf-8"))["config"]
-    except (ValueError, KeyError):
-        raise RunError(
-            f"{folder / 'state.json'} is broken; remove its folder to go on from an earlier checkpoint"
-        ) from None
-    difference = first_difference(old, config.model_dump(mode="json"))
-    if difference:
-        raise VeaError(
-            f"{config.run_dir} holds a run with other settings ({difference}); choose another name=..., or start "
-            "over with train.resume=never (the old folder is kept beside it)"
-        )
-
-
-def _set_aside(run_dir: Path) -> None:
-    number = 1
-    while (target := run_dir.with_name(f"{run_dir.name}.{number}")).exists():
-        number += 1
-    run_dir.rename(target)
-
-
 class _Run:
     """The state of one run on disk: its folder, where it stands, its best validation."""
 
@@ -256,7 +132,7 @@ class _Run:
         self.plain_config = config.model_dump(mode="json")
         self.versions = {"vea": vea.__version__, "torch": torch.__version__, "python": platform.python_version()}
         self.git = git_state() if runtime.is_main else {}
-        self.writer = ckpt.CheckpointWriter()
+        self.writer = checkpoint.CheckpointWriter()
 
     def open(self) -> Path | None:
         """Returns the checkpoint to resume from, if any; makes the folder and writes the resolved config on rank 0."""
@@ -267,14 +143,14 @@ class _Run:
         if resume not in ("auto", "never"):
             chosen: Path | None = Path(resume)
         else:
-            found = ckpt.list_checkpoints(self.dir)
+            found = checkpoint.list_checkpoints(self.dir)
             chosen = found[-1].path if found and resume == "auto" else None
         if chosen is not None:
             check_same_run(chosen, config=self.config)
         self.runtime.barrier()
         if self.runtime.is_main:
             self.dir.mkdir(parents=True, exist_ok=True)
-            ckpt.write_text(self.dir / "config.yaml", to_yaml(self.config))
+            atomic.write_text(self.dir / "config.yaml", to_yaml(self.config))
         return chosen
 
     def metadata(self, **extra: Any) -> dict[str, Any]:
@@ -301,7 +177,7 @@ class _Run:
                 "best": self.best,
                 **extra,
             }
-            ckpt.write_text(self.dir / "state.json", json.dumps(record, indent=1))
+            atomic.write_text(self.dir / "state.json", json.dumps(record, indent=1))
 
     def weights(self, ema: Ema | None) -> dict[str, dict[str, Tensor]]:
         """Returns whole tensors, ``model`` and where there is one ``ema``; all ranks have to ask."""
@@ -310,7 +186,7 @@ class _Run:
 
     def save(self, optimizer: torch.optim.Optimizer, ema: Ema | None, *, behind: bool) -> None:
         """Writes a checkpoint; ``behind``: while the training goes on."""
-        rt.at(f"the checkpoint of step {self.step}")
+        stragglers.set_place(f"the checkpoint of step {self.step}")
         weights, optimizer_state = self.weights(ema), full_optimizer_state(optimizer)
         if self.runtime.is_main:
             self.writer.save(
@@ -343,15 +219,12 @@ class _Run:
             weights = self.weights(ema)
             if self.runtime.is_main:
                 chosen = weights["ema" if ema else "model"]
-                ckpt.save_weights(
+                checkpoint.save_weights(
                     self.dir / "best", chosen, self.metadata(step=self.step, metrics=metrics, ema=ema is not None)
                 )
 
 
-# ------------------------------------------------------------------------------------------------------------ the loop
-
-
-@rt.naming_absent_ranks()
+@stragglers.naming_absent_ranks()
 def fit(
     task: Task,
     *,
@@ -365,7 +238,7 @@ def fit(
     Args:
         task: model + loss, on any device; it is moved.
         config: the resolved config; its ``run_dir`` receives checkpoints, metrics, pictures and weights.
-        runtime: from ``vea.runtime.start``.
+        runtime: from ``vea.distributed.runtime.start``.
         train_batches: called with (start_step, micro_batch); yields this rank's micro-batches from that step on.
         eval_batches: called for each validation; yields every validation sample once over all ranks. With
             ``in_turn=True`` the sets take turns: the first batch, which pictures are made of, has samples of each.
@@ -380,7 +253,7 @@ def fit(
     run = _Run(config, runtime, task)
     chosen = run.open()
     task.to(runtime.device).train()
-    saved = ckpt.read_checkpoint(chosen) if chosen is not None else None
+    saved = checkpoint.read_checkpoint(chosen) if chosen is not None else None
     if saved is not None:  # before the parameters are cut over ranks
         task.check_metadata(saved[3]["task"])
         load_into(task, saved[0], where=str(chosen))
@@ -446,7 +319,7 @@ def _train(
     model = parallel_model(task, runtime, compiled=settings.compile)
     parameters = [parameter for parameter in task.parameters() if parameter.requires_grad]
     meter = _Meter(config.data.global_batch_size)
-    if rt.any_rank(stop.received, device=runtime.device):  # it came since the process started: nothing is lost
+    if collectives.any_rank(stop.received, device=runtime.device):  # it came since the process started: nothing is lost
         raise Preempted(
             f"stopped by {stop.name or 'another rank'} before a step was made: run the same command to go on"
         )
@@ -457,7 +330,7 @@ def _train(
     batches = iter(train_batches(run.step, micro))
     while run.step < settings.steps:
         step = run.step
-        rt.at(f"step {step}")
+        stragglers.set_place(f"step {step}")
         rate = learning_rate(step, settings, global_batch_size=config.data.global_batch_size)
         for group in optimizer.param_groups:
             group["lr"] = rate * group.get("lr_scale", 1.0)
@@ -474,11 +347,11 @@ def _train(
                 with runtime.autocast(), compiling(settings.compile):
                     outputs = model(batch, step=step)
                 if last:
-                    rt.arrive("the backward pass")
+                    stragglers.mark_collective("the backward pass")
                 (outputs["loss"] / accumulate).backward()
             for name, value in outputs.items():
                 parts[name] = parts.get(name, 0) + value.detach().float() / accumulate
-        not_finite, asked_to_stop = rt.vote(
+        not_finite, asked_to_stop = collectives.vote(
             not math.isfinite(parts["loss"].item()), stop.received, device=runtime.device
         )
         if not_finite:  # before optimizer.step, so that the last good checkpoint stays the truth
@@ -520,7 +393,7 @@ def _train(
         )
         run.owes_validation = bool(validate and asked_to_stop)  # the grace time is for saving
         if validate and not asked_to_stop:
-            rt.at(f"the validation at step {run.step}")
+            stragglers.set_place(f"the validation at step {run.step}")
             _validate(run, ema, log, eval_batches)  # type: ignore[arg-type]
             meter.restart_clock()
         run.writer.check()
@@ -567,7 +440,7 @@ def _save_pictures(run: _Run, batch: Batch) -> None:
 def _finish(run: _Run, ema: Ema | None) -> None:
     weights = run.weights(ema)
     if run.runtime.is_main:
-        ckpt.save_weights(
+        checkpoint.save_weights(
             run.dir / "final",
             weights["model"],
             run.metadata(step=run.step, metrics=run.metrics),
@@ -575,48 +448,3 @@ def _finish(run: _Run, ema: Ema | None) -> None:
         )
     run.say_state("done")
     run.runtime.barrier()
-
-
-class _Meter:
-    """Means over the steps since the last log line: loss parts, gradient norm, speed, share of time spent waiting."""
-
-    def __init__(self, batch_size: int) -> None:
-        self.batch_size = batch_size
-        self.seconds_per_step = 0.0
-        self.reset()
-
-    def reset(self) -> None:
-        self.sums: dict[str, Tensor] = {}
-        self.steps, self.waited, self.busy = 0, 0.0, 0.0
-        self.restart_clock()
-
-    def restart_clock(self) -> None:
-        """Leaves what happened since the last step (a validation, a checkpoint) out of the speed."""
-        self.clock = time.perf_counter()
-
-    @contextlib.contextmanager
-    def waiting_for_data(self) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.waited += time.perf_counter() - start
-
-    def add(self, parts: dict[str, Tensor], norm: Tensor) -> None:
-        for name, value in {**parts, "grad_norm": norm.detach().float()}.items():
-            self.sums[name] = self.sums.get(name, 0) + value
-        self.steps += 1
-        now = time.perf_counter()
-        self.busy += now - self.clock
-        self.clock = now
-
-    def summary(self) -> dict[str, float]:
-        names = sorted(self.sums)
-        means = rt.all_reduce_mean(torch.stack([self.sums[name].float() for name in names]) / self.steps).tolist()
-        self.seconds_per_step = self.busy / self.steps
-        record = {name: value for name, value in zip(names, means)}
-        record |= {
-            "images_per_s": self.steps * self.batch_size / max(self.busy, 1e-9),
-            "data_wait": self.waited / max(self.busy, 1e-9),
-        }
-        if torch.cuda.is_available():
-            record["memory_gb"] = torch.cuda.max_memory_allocated() / 2**30
-        return record

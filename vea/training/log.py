@@ -11,7 +11,7 @@ from typing import Any
 
 from vea.config import RunConfig
 from vea.errors import Preempted
-from vea.training.checkpoint import write_text
+from vea.storage.atomic import write_text
 from vea.training.tracking import Tracker, Watchdog, read_records
 
 

@@ -16,8 +16,8 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from vea.distributed.runtime import Runtime
 from vea.errors import RunError
-from vea.runtime import Runtime
 from vea.tasks.base import Task
 
 

@@ -236,7 +236,7 @@ def run_id(run_dir: Path, name: str = "wandb_id") -> str:
     """Returns the id in ``RUN/<name>``; makes it where there is none: the sweep's in a sweep, else a random one."""
     path = run_dir / name
     if not path.is_file():
-        from vea.training.checkpoint import write_text  # it takes torch, which `vea sync` can do without
+        from vea.storage.atomic import write_text  # it takes torch, which `vea sync` can do without
 
         given = os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else None
         write_text(path, given or secrets.token_hex(4))

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from vea.data.cards import Card
-from vea.data.sample import LabelField, Sample
-from vea.data.writer import Records, Skipped
+from vea.data.sample import Sample
+from vea.data.shards.writer import Records, Skipped
 from vea.errors import VeaError, did_you_mean
+from vea.taxonomy.fields import LabelField
 
 
 def hash_of(key: str) -> bytes:
@@ -73,7 +74,7 @@ class Source:
             return Skipped(key, str(error))
 
     def to_write(self, root: str | Path, split: str, *, limit: int | None = None) -> Records:
-        """Returns what ``vea.data.writer`` needs: the keys of a split in order, and how each is read.
+        """Returns what ``vea.data.shards.writer`` needs: the keys of a split in order, and how each is read.
 
         Raises:
             VeaError: files of the layout are missing or do not say what they should.

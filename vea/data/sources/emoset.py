@@ -10,9 +10,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from vea.data.sample import LabelField, Sample
+from vea.data.sample import Sample
 from vea.data.sources.base import Source, image_sample, read_csv, read_json, read_jsonl, require_file
 from vea.errors import VeaError
+from vea.taxonomy.fields import LabelField
 
 _TENTHS = ("brightness", "colorfulness")
 

@@ -10,10 +10,11 @@ from typing import Any
 import cv2
 import numpy as np
 
-from vea.data.sample import LabelField, Sample
+from vea.data.sample import Sample
 from vea.data.sources.base import Source, read_csv, require_file
 from vea.data.sources.fer2013plus import majority_class, multi_target, vote_distribution
 from vea.errors import VeaError
+from vea.taxonomy.fields import LabelField
 
 _USAGE = {"train": "Training", "val": "PublicTest", "test": "PrivateTest"}
 _SIDE = 48

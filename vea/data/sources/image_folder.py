@@ -7,9 +7,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from vea.data.sample import LabelField, Sample
+from vea.data.sample import Sample
 from vea.data.sources.base import Source, hash_of, image_sample
 from vea.errors import VeaError, did_you_mean
+from vea.taxonomy.fields import LabelField
 
 _FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}

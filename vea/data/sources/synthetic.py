@@ -7,8 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from vea.data.sample import LabelField, Sample
+from vea.data.sample import Sample
 from vea.data.sources.base import Source
+from vea.taxonomy.fields import LabelField
 
 
 class Synthetic(Source):

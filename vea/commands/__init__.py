@@ -1,0 +1,1 @@
+"""One verb a file: arguments and printing only."""

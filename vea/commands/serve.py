@@ -1,0 +1,39 @@
+"""``vea serve``: a page to upload photographs to."""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+
+from vea.errors import VeaError, command
+from vea.inference.explain import load_explainer
+from vea.inference.page import application
+from vea.inference.predict import load
+
+
+@command
+def main(argv: list[str]) -> None:
+    """Serves the page until Ctrl-C or SIGTERM."""
+    parser = argparse.ArgumentParser(prog="vea serve", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser.add_argument("model", nargs="?", default="expression", help="a run, expression or expression-nano")
+    parser.add_argument("--explain", metavar="RUN", help="a run of finetune/train.py: a tab that answers in words")
+    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in (127.0.0.1)")
+    parser.add_argument("--port", type=int, default=7860)
+    parser.add_argument("--max-mb", type=float, default=20, help="of an upload (20)")
+    parser.add_argument("--queue", type=int, default=32, help="requests that may wait (32)")
+    parser.add_argument("--workers", type=int, default=1, help="requests at the same time (1)")
+    parser.add_argument("--device", default="cpu")
+    given = parser.parse_args(argv)
+    try:
+        import gradio  # noqa: F401
+        import uvicorn
+    except ImportError:
+        raise VeaError("the page needs the package gradio: pip install 'vea[serve]'") from None
+    predictor = load(given.model, device=given.device)
+    predictor.predict(np.zeros((64, 64, 3), np.uint8))  # a missing face detector shows now, not to the first visitor
+    explainer = load_explainer(given.explain, device=given.device) if given.explain else None
+    app = application(predictor, max_mb=given.max_mb, queue=given.queue, workers=given.workers, explainer=explainer)
+    print(f"{predictor.description}: http://{given.host}:{given.port} (Ctrl-C ends it)", flush=True)
+    uvicorn.run(app, host=given.host, port=given.port, log_level="warning", timeout_graceful_shutdown=5)

@@ -1,0 +1,310 @@
+"""The two loaders: endless training batches in an order that ranks and workers cannot change, and one evaluation pass.
+
+Which sample stands where is decided by ``vea.data.loading.order``; a worker is told (step, slot) and makes that place
+of the global batch. Starting at any step costs the same.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+from collections.abc import Generator, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from vea.config import DatasetRef, RunConfig
+from vea.data.loading.buffers import Buffers, Filled
+from vea.data.loading.collate import Batch, Item, block_shape, collate, write_views
+from vea.data.loading.items import ItemMaker, Place, Unusable, ViewKind
+from vea.data.loading.order import Order
+from vea.data.loading.sets import ShardSet
+from vea.data.loading.workers import _running, _start_worker
+from vea.errors import RunError, VeaError
+
+Lent = tuple[int | None, list[Place]]  # the places of a batch and the buffer for its images
+Making = tuple[int | None, int, Iterator["Item | _Failure"]]  # the buffer, the number of items, and the items
+MAX_REPLACEMENTS = 1000  # bad samples in a row after which a reader gives up
+PREFETCH = 2  # batches that each worker prepares ahead
+_log = logging.getLogger("vea.data")
+_logged: set[str] = set()  # what this process has told already
+
+
+class _Failure:
+    """An error made for people, carried out of a worker: torch would wrap it in a traceback."""
+
+    def __init__(self, error: VeaError) -> None:
+        self.kind, self.message = type(error), str(error)
+
+    def throw(self) -> None:
+        raise self.kind(self.message)
+
+
+class _Made(NamedTuple):
+    """A batch on its way to the trainer: its images apart, and a sentence for each sample that could not be used.
+
+    A named tuple, for DataLoader pins the memory of what is in tuples, lists and dicts.
+    """
+
+    names: list[str]
+    images: Tensor | Filled
+    rest: Batch
+    problems: list[str]
+
+    def batch(self) -> Batch:
+        return dict(zip(self.names, self.images)) | self.rest  # type: ignore[arg-type]
+
+
+class _Collate:
+    """Makes batches, in a worker in one of ``buffers`` where the trainer had one to lend."""
+
+    def __init__(self, buffers: Buffers | None) -> None:
+        self.buffers = buffers
+
+    def __call__(self, made: Making) -> _Made | _Failure:
+        index, count, items = made
+        good: list[Item] = []
+        for row, item in enumerate(items):
+            if isinstance(item, _Failure):
+                return item
+            if not good:
+                shape = block_shape(item, count=count)
+                lent = self.buffers is not None and index is not None
+                images = self.buffers.tensor(index, shape) if lent else torch.empty(shape, dtype=torch.uint8)  # type: ignore
+                block = images.numpy()
+            names = write_views(item, block[:, row])
+            good.append(item)
+        sent = Filled(self.buffers, index, shape) if lent else images  # type: ignore[arg-type]
+        return _Made(names, sent, collate(good), [sentence for item in good for sentence in item.problems.values()])
+
+
+class PlaceSet(Dataset):
+    """Map from a place to its item; of a batch's places the items come one by one, as ``_Collate`` asks for them."""
+
+    def __getitems__(self, lent: Lent) -> Making:
+        index, places = lent
+        return index, len(places), (self[place] for place in places)
+
+
+class TrainSet(PlaceSet):
+    """Map from (step, slot) to the item that stands there."""
+
+    def __init__(self, config: RunConfig, *, views: ViewKind, num_patches: int | None) -> None:
+        refs = config.data.train
+        if not refs:
+            raise VeaError("data.train names no data set, e.g. [{path: data/synthetic, split: train}]")
+        self.sets = _open_sets(refs, config, views=views)
+        self.maker = ItemMaker(config, self.sets, views=views, train=True, num_patches=num_patches)
+        self.order = Order(
+            sizes=tuple(len(shards) for shards in self.sets),
+            weights=tuple(ref.weight for ref in refs),
+            seed=config.seed,
+            global_batch_size=config.data.global_batch_size,
+            virtual_readers=config.data.virtual_readers,
+        )
+
+    def __getitem__(self, place: Place) -> Item | _Failure:
+        try:
+            return self._item(place)
+        except VeaError as error:
+            return _Failure(error)
+
+    def _item(self, place: Place) -> Item:
+        """A corrupt image gives its place to the next good sample of the same reader; later draws do not shift."""
+        draw = planned = self.order.draw(*place)
+        problems: dict[str, str] = {}
+        for _ in range(MAX_REPLACEMENTS):
+            try:
+                item = self.maker.make(self.sets[draw.dataset], draw.sample, pass_number=draw.pass_number, place=place)
+                item.problems = problems
+                return item
+            except Unusable as problem:
+                problems[problem.key] = f"{problem}; the next sample of its reader stands in for it"
+            draw = self.order.at(dataset=planned.dataset, reader=planned.reader, position=draw.position + 1)
+        raise RunError(
+            f"{self.sets[planned.dataset].name}: {MAX_REPLACEMENTS} samples in a row cannot be decoded "
+            f"({', '.join(list(problems)[:3])} ...); `vea shards check` lists them"
+        )
+
+
+class EvalSet(PlaceSet):
+    """Map from (batch, sample number over all sets) to an item; numbers past the end are padding.
+
+    The numbers count one set after the other or, ``in_turn``, the first sample of each set, the second of each ...
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        refs: Sequence[DatasetRef],
+        *,
+        views: ViewKind,
+        num_patches: int | None,
+        in_turn: bool = False,
+    ) -> None:
+        if not refs:
+            raise VeaError("no data set to evaluate on: name one in data.val")
+        self.sets = _open_sets(refs, config, views=views)
+        self.ends = np.cumsum([len(shards) for shards in self.sets])
+        self.maker = ItemMaker(config, self.sets, views=views, train=False, num_patches=num_patches)
+        within = np.concatenate([np.arange(len(shards)) for shards in self.sets])
+        self.turns = within.argsort(kind="stable") if in_turn else None
+
+    def __getitem__(self, place: Place) -> Item | _Failure:
+        number = place[1]
+        try:
+            if number >= self.ends[-1]:
+                return self.maker.blank(self.sets[0], place=place)
+            number = number if self.turns is None else int(self.turns[number])
+            which = int(np.searchsorted(self.ends, number, side="right"))
+            first = int(self.ends[which - 1]) if which else 0
+            try:
+                return self.maker.make(self.sets[which], number - first, pass_number=0, place=place)
+            except Unusable as problem:
+                return self.maker.blank(self.sets[which], place=place, problem=problem)
+        except VeaError as error:
+            return _Failure(error)
+
+
+class TrainPlaces:
+    """The places of one rank, micro-batch by micro-batch (a ``batch_sampler``), forever where there is no stop."""
+
+    def __init__(self, *, start_step: int, stop_step: int | None, first: int, last: int, micro_batch: int) -> None:
+        self.start_step, self.stop_step = start_step, stop_step
+        self.first, self.last, self.batch_size = first, last, micro_batch
+
+    def __iter__(self) -> Iterator[list[Place]]:
+        steps = itertools.count(self.start_step) if self.stop_step is None else range(self.start_step, self.stop_step)
+        for step in steps:
+            for start in range(self.first, self.last, self.batch_size):
+                yield [(step, slot) for slot in range(start, min(start + self.batch_size, self.last))]
+
+
+class EvalPlaces:
+    """The sample numbers of one rank, batch by batch; every rank has the same number of batches of the same size."""
+
+    def __init__(self, *, num_samples: int, batch_size: int, rank: int, world_size: int) -> None:
+        self.batch_size = min(batch_size, math.ceil(num_samples / world_size))
+        self.rank, self.stride = rank, self.batch_size * world_size
+        self.num_batches = math.ceil(num_samples / self.stride)
+
+    def __len__(self) -> int:
+        return self.num_batches
+
+    def __iter__(self) -> Iterator[list[Place]]:
+        for batch in range(self.num_batches):
+            first = batch * self.stride + self.rank * self.batch_size
+            yield [(batch, number) for number in range(first, first + self.batch_size)]
+
+
+class Lending:
+    """Places, batch by batch, each with a buffer for its images where one is free (a ``batch_sampler``)."""
+
+    def __init__(self, places: TrainPlaces | EvalPlaces, buffers: Buffers | None) -> None:
+        self.places, self.buffers = places, buffers
+
+    def __iter__(self) -> Iterator[Lent]:
+        for places in self.places:
+            yield self.buffers.take() if self.buffers else None, places
+
+
+def train_loader(
+    config: RunConfig,
+    *,
+    views: ViewKind,
+    start_step: int,
+    micro_batch: int,
+    rank: int,
+    world_size: int,
+    num_patches: int | None = None,
+    stop_step: int | None = None,
+) -> Generator[Batch, None, None]:
+    """Returns the micro-batches of this rank from ``start_step`` up to ``stop_step`` (None: without end).
+
+    Rank r of W holds places [r * B/W, (r + 1) * B/W) of each global batch, in order. The batch dicts are in
+    docs/architecture.md; ``replaced`` lists the keys of corrupt images.
+
+    Raises:
+        VeaError: a data set is missing or damaged, sets disagree about a label, or B is no multiple of W.
+    """
+    total = config.data.global_batch_size
+    if total % world_size:
+        raise VeaError(f"data.global_batch_size ({total}) is not a multiple of the {world_size} ranks; change one")
+    local = total // world_size
+    data = TrainSet(config, views=views, num_patches=num_patches)
+    places = TrainPlaces(
+        start_step=start_step,
+        stop_step=stop_step,
+        first=rank * local,
+        last=(rank + 1) * local,
+        micro_batch=min(micro_batch, local),
+    )
+    return _batches(data, places, config)
+
+
+def eval_loader(
+    config: RunConfig,
+    *,
+    views: ViewKind,
+    refs: list[DatasetRef],
+    batch_size: int,
+    rank: int,
+    world_size: int,
+    num_patches: int | None = None,
+    in_turn: bool = False,
+) -> Generator[Batch, None, None]:
+    """Returns one pass over ``refs`` in index order: every sample once over all ranks, evaluation views.
+
+    ``batch_size`` is per rank. Ranks concatenated in order give index order; all have the same number of batches, the
+    padding at the end has ``valid == False``, and so has an image that cannot be decoded (its key is in ``replaced``).
+    ``in_turn`` takes the sets in turn instead of one after the other.
+
+    Raises:
+        VeaError: as ``train_loader``.
+    """
+    data = EvalSet(config, refs, views=views, num_patches=num_patches, in_turn=in_turn)
+    places = EvalPlaces(num_samples=int(data.ends[-1]), batch_size=batch_size, rank=rank, world_size=world_size)
+    return _batches(data, places, config)
+
+
+def _batches(
+    data: TrainSet | EvalSet, places: TrainPlaces | EvalPlaces, config: RunConfig
+) -> Generator[Batch, None, None]:
+    workers = config.data.workers
+    # what workers prepare, what arrived, and what the trainer still looks at
+    buffers = Buffers(PREFETCH * workers + 4, places.batch_size * data.maker.num_bytes) if workers else None
+    loader = DataLoader(
+        data,
+        batch_sampler=Lending(places, buffers),  # type: ignore[arg-type]
+        num_workers=workers,
+        collate_fn=_Collate(buffers),  # type: ignore[arg-type]
+        worker_init_fn=_start_worker if workers else None,
+        prefetch_factor=PREFETCH if workers else None,
+        multiprocessing_context="fork" if workers else None,
+        pin_memory=config.runtime.device != "cpu" and torch.cuda.is_available(),
+        generator=torch.Generator(),  # a loader that starts must not move the generator of dropout
+    )
+    batches = _unwrapped(loader)
+    _running.add(batches)
+    return batches
+
+
+def _unwrapped(loader: DataLoader) -> Generator[Batch, None, None]:
+    for made in loader:
+        if isinstance(made, _Failure):
+            made.throw()
+        for problem in made.problems:
+            if problem not in _logged:
+                _logged.add(problem)
+                _log.warning(problem)
+        yield made.batch()
+
+
+def _open_sets(refs: Sequence[DatasetRef], config: RunConfig, *, views: ViewKind) -> list[ShardSet]:
+    teacher = getattr(config, "teacher", None)
+    prompts = getattr(config, "prompt", None)
+    return [ShardSet(ref, teacher=teacher if views == "pretrain" else None, prompts=prompts) for ref in refs]

@@ -1,0 +1,123 @@
+"""The index of a prepared data set."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vea.errors import VeaError, did_you_mean
+from vea.storage.remote import Remote, is_url
+from vea.taxonomy.fields import LabelField
+
+FORMAT = 1
+MAX_OFFSETS = 250_000  # samples of which a reader remembers the offsets, 32 bytes each
+
+
+@dataclass(frozen=True)
+class Index:
+    """What ``index.json`` in the folder ``root`` says.
+
+    ``splits`` maps a name to ``{"samples": N, "shards": [{"file", "samples", "bytes", "sha256", "label_counts"}]}``.
+    """
+
+    name: str
+    fields: dict[str, LabelField]
+    splits: dict[str, dict[str, Any]]
+    synthetic: bool
+    raw: dict[str, Any]
+    root: Path
+    remote: Remote | None = None
+
+    def path_of(self, shard: Mapping[str, Any]) -> Path:
+        """Returns a shard's tar on this machine; that of a remote set is fetched where the cache lacks it."""
+        return self.remote.shard(shard) if self.remote else self.root / shard["file"]
+
+    @property
+    def title(self) -> str:
+        """The data set in words."""
+        return self.raw.get("title", self.name)
+
+    def split(self, name: str) -> dict[str, Any]:
+        """Returns one split's entry.
+
+        Raises:
+            VeaError: no such split; the sentence names those there are.
+        """
+        if name not in self.splits:
+            raise VeaError(f"{self.root} has no split {name!r}{did_you_mean(name, self.splits)}")
+        return self.splits[name]
+
+
+def read_index(path: str | Path) -> Index:
+    """Returns the index of a prepared data set; ``path`` is its folder or its ``index.json``, or the URL of either.
+
+    Raises:
+        VeaError: no such folder, no index in it, or an index that is damaged or of another format.
+        RunError: a server does not answer, or has no such data set.
+    """
+    remote = Remote.at(path) if is_url(path) else None
+    root = remote.index().parent if remote else Path(path)
+    if root.name == "index.json":
+        root = root.parent
+    file = root / "index.json"
+    prepare = "write one with `python datasets/prepare.py NAME --out DIR`"
+    if not root.is_dir():
+        raise VeaError(f"no prepared data set at {root}: the folder does not exist; {prepare}")
+    if not file.is_file():
+        state = "is empty" if not any(root.iterdir()) else "has no index.json"
+        raise VeaError(f"{root} is not a prepared data set: it {state}; {prepare}")
+    try:
+        raw = json.loads(file.read_text(encoding="utf-8"))
+        if raw["format"] != FORMAT:
+            raise VeaError(f"{file} has format {raw['format']!r}, this vea reads format {FORMAT}; prepare it again")
+        fields = {name: LabelField.from_json(field) for name, field in raw["fields"].items()}
+        return Index(
+            name=raw["name"],
+            fields=fields,
+            splits=dict(raw["splits"]),
+            synthetic=bool(raw["synthetic"]),
+            raw=raw,
+            root=root,
+            remote=remote,
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise VeaError(f"{file} is damaged ({type(error).__name__}: {error}); prepare the data set again") from None
+
+
+def _check_size(path: Path, size: int) -> None:
+    try:
+        found = path.stat().st_size
+    except FileNotFoundError:
+        raise VeaError(f"shard {path} is missing; copy it here again or prepare the data set again") from None
+    if found != size:
+        what = "truncated" if found < size else "too long"
+        raise VeaError(f"shard {path} is {what}: {found:,} bytes, the index says {size:,}; copy or prepare it again")
+
+
+def read_offsets(tar_path: Path, shard: Mapping[str, Any]) -> np.ndarray:
+    """Returns uint64 (N, 4) from the ``.idx`` beside a tar, checked against the shard's entry in the index.
+
+    Raises:
+        VeaError: the file is missing, unreadable, or disagrees with the index.
+    """
+    path = tar_path.with_suffix(".idx")
+    again = "prepare the data set again"
+    try:
+        offsets = np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise VeaError(f"{path} is missing; {again}") from None
+    except (ValueError, EOFError, OSError) as error:
+        raise VeaError(f"{path} is not readable ({' '.join(str(error).split())}); {again}") from None
+    if offsets.shape != (shard["samples"], 4) or offsets.dtype != np.uint64:
+        raise VeaError(
+            f"{path} has shape {offsets.shape} and type {offsets.dtype}, "
+            f"the index says {shard['samples']} samples; {again}"
+        )
+    if len(offsets) and int((offsets[:, 2] + offsets[:, 3]).max()) > shard["bytes"]:
+        raise VeaError(f"{path} points behind the end of {tar_path.name}; {again}")
+    return offsets

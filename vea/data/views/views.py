@@ -1,0 +1,109 @@
+"""The views of a sample, keyed by seed, pass and key."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image
+
+import vea  # noqa: F401  (sets NO_ALBUMENTATIONS_UPDATE before the next import)
+from vea.config import AugmentConfig
+from vea.data.loading.order import KeyedUniforms, keyed_bits
+from vea.data.views.colour import _colour_changes, _rand_augment, _with_global_seed
+from vea.data.views.geometry import crop_resize, eval_window, random_resized_window
+from vea.data.views.person import Window, person_window
+
+
+def keyed_generator(*key: int | str) -> np.random.Generator:
+    """Returns a random generator that is a function of ``key`` alone."""
+    return np.random.Generator(keyed_bits(*key))
+
+
+class Views:
+    """Makes the views of one recipe; picklable, so loader workers can hold it.
+
+    Args:
+        config: sizes and strengths.
+        seed: of the run.
+        channels: 3, or 1 for grey views.
+        train: False for the deterministic views of evaluation.
+    """
+
+    def __init__(self, config: AugmentConfig, *, seed: int, channels: int = 3, train: bool = True) -> None:
+        self.config, self.seed, self.channels, self.train = config, seed, channels, train
+        self._colour: Any = None
+        self._policy: Callable[[Image.Image], Image.Image] | None = None
+        if train and config.rand_augment:
+            self._policy = _rand_augment(config.rand_augment, size=config.image_size)
+        if train and (config.color_jitter or config.grayscale or config.erase):
+            self._colour = _colour_changes(config)  # here, so that forked workers share the import
+
+    def one(self, image: np.ndarray, *, key: str, pass_number: int = 0) -> np.ndarray:
+        """Returns the scene view of an RGB image, uint8 (S, S, C)."""
+        shared = self._shared(key, pass_number)
+        return self._view(image, self._scene_window(image, key, pass_number), shared, key, pass_number, "scene")
+
+    def two(
+        self, image: np.ndarray, *, boxes: Sequence[Sequence[float]], key: str, pass_number: int = 0
+    ) -> tuple[np.ndarray, np.ndarray, bool]:
+        """Returns scene view, person view, both uint8 (S, S, C), and whether the person view shows a person.
+
+        The person view is the crop around the most prominent person in the original image, resized; where nobody is
+        found it is the whole image. Both views share flip and rotation.
+        """
+        height, width = image.shape[:2]
+        shared = self._shared(key, pass_number)
+        numbers = KeyedUniforms("box", self.seed, pass_number, key) if self.train else None
+        window = person_window(boxes, width=width, height=height, numbers=numbers)
+        scene = self._view(image, self._scene_window(image, key, pass_number), shared, key, pass_number, "scene")
+        person = self._view(image, window or (0, 0, width, height), shared, key, pass_number, "person")
+        return scene, person, window is not None
+
+    def _shared(self, key: str, pass_number: int) -> tuple[bool, float]:
+        """Returns (flip, degrees), which the two views of a sample have in common."""
+        if not self.train:
+            return False, 0.0
+        flip, angle = KeyedUniforms("shared", self.seed, pass_number, key).random(2)
+        return flip < self.config.flip, self.config.rotate * (2 * angle - 1)
+
+    def _scene_window(self, image: np.ndarray, key: str, pass_number: int) -> Window:
+        height, width = image.shape[:2]
+        if not self.train:
+            size, crop = self.config.image_size, self.config.eval_crop
+            return eval_window(width=width, height=height, image_size=size, eval_crop=crop)
+        return random_resized_window(
+            KeyedUniforms("crop", self.seed, pass_number, key),
+            width=width,
+            height=height,
+            scale=self.config.scale,
+            ratio=self.config.ratio,
+        )
+
+    def _view(
+        self, image: np.ndarray, window: Window, shared: tuple[bool, float], key: str, pass_number: int, name: str
+    ) -> np.ndarray:
+        size = self.config.image_size
+        flip, degrees = shared
+        view = crop_resize(image, window, size=size, interpolation=self.config.interpolation)
+        if flip:
+            view = cv2.flip(view, 1)
+        if degrees:
+            centre = ((size - 1) / 2, (size - 1) / 2)
+            matrix = cv2.getRotationMatrix2D(centre, degrees, 1.0)
+            view = cv2.warpAffine(view, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+        if self.train:
+            view = self._photometric(view, key=key, pass_number=pass_number, name=name)
+        return cv2.cvtColor(view, cv2.COLOR_RGB2GRAY)[..., None] if self.channels == 1 else view  # luma, ITU-R 601
+
+    def _photometric(self, view: np.ndarray, *, key: str, pass_number: int, name: str) -> np.ndarray:
+        if self._policy is not None:
+            view = _with_global_seed(self._policy, view, keyed_generator("policy", self.seed, pass_number, key, name))
+        if self._colour is not None:
+            generator = keyed_generator("colour", self.seed, pass_number, key, name)
+            self._colour.set_random_state(generator, random.Random(int(generator.integers(2**63))))
+            view = self._colour(image=view)["image"]
+        return view

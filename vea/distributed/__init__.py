@@ -1,0 +1,1 @@
+"""Ranks: the runtime, collectives, stragglers and preemption."""

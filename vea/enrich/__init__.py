@@ -1,0 +1,1 @@
+"""Passes that add a file beside each shard."""

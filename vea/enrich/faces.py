@@ -1,0 +1,31 @@
+"""Boxes of faces."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from vea.enrich.persons import Detection
+
+
+class Faces(Detection):
+    """Faces by libfacedetection (``vea.faces.detect``), the largest first."""
+
+    name = "faces"
+
+    def __init__(self, *, min_score: float = 0.6) -> None:
+        from vea.faces.detect import face_detector
+
+        self.options = {"backend": "yuface", "min_score": min_score}
+        self.detect = face_detector(min_score=min_score)
+
+    def prepare(self, image: np.ndarray | None, metadata: dict[str, Any]) -> Any:
+        assert image is not None
+        return self.detect(image)  # one at a time, so that no batch of whole pictures is held
+
+    def rows(self, prepared: list[Any]) -> list[dict[str, Any]]:
+        return [
+            {"boxes": [list(box) for box, _ in faces], "scores": [round(score, 4) for _, score in faces]}
+            for faces in prepared
+        ]

@@ -1,0 +1,174 @@
+"""``vea serve``: a page where people upload photographs and see what the model sees.
+
+    vea serve                      # the model that ships, on http://127.0.0.1:7860
+    vea serve runs/faces --port 8080 --max-mb 10
+    vea serve --explain runs/explain-synthetic      # a tab more: which emotion and why, in words
+
+Pictures stay on this machine: the page loads nothing from elsewhere and sends nothing away. ``/health`` answers with
+the model and the version.
+"""
+
+from __future__ import annotations
+
+import csv
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+import vea
+from vea.data.views.pictures import read_image
+from vea.errors import VeaError
+from vea.faces.align import crop_square
+from vea.inference.annotate import annotated
+from vea.inference.explain import explain
+from vea.inference.predict import Predictor
+from vea.inference.results import Prediction
+from vea.tasks.explain import ExplainTask
+
+GRID = 8  # patches a side that are covered in turn
+FACE_COLUMNS = ["face", "box", "expression", "probability"]
+BATCH_COLUMNS = ["file", "result", "probability", "faces", "note"]
+OWN_CHOICE = "the emotion it finds itself"
+
+
+def why(predictor: Predictor, image: np.ndarray, found: Prediction) -> np.ndarray:
+    """Returns RGB uint8 (H, W, 3): the largest face, or the picture, red where covering it changes the answer most.
+
+    Each of ``GRID`` x ``GRID`` patches is covered with grey in turn, and the loss in probability of the answer is its
+    colour (Zeiler and Fergus, ECCV 2014, section 4.2).
+    """
+    side = 30 * GRID
+    whole = (0, 0, image.shape[1], image.shape[0])
+    view = crop_square(image, found.faces[0].box if found.faces else whole, size=side)
+    covered = [view]
+    for row in range(GRID):
+        for column in range(GRID):
+            patched = view.copy()
+            patched[row * 30 : (row + 1) * 30, column * 30 : (column + 1) * 30] = 127
+            covered.append(patched)
+    answers = predictor.predict(covered, detect_faces=False)
+    best = max(answers[0].probabilities, key=answers[0].probabilities.__getitem__)
+    shares = np.array([answer.probabilities[best] for answer in answers])
+    drop = np.maximum(shares[0] - shares[1:], 0).reshape(GRID, GRID)
+    heat = (255 * drop / max(drop.max(), 1e-6)).astype(np.uint8)
+    heat = cv2.resize(heat, (side, side), interpolation=cv2.INTER_CUBIC)
+    colours = cv2.cvtColor(cv2.applyColorMap(heat, cv2.COLORMAP_JET), cv2.COLOR_BGR2RGB)
+    return cv2.addWeighted(view, 0.55, colours, 0.45, 0)
+
+
+def answer(predictor: Predictor, path: str | None) -> tuple[Any, ...]:
+    """Returns what the page shows for one file: sentence, picture, probabilities, faces, other labels, heat map."""
+    nothing = (None, None, None, None, None)
+    if not path:
+        return ("Choose a photograph.", *nothing)
+    try:
+        image = read_image(path)
+        (found,) = predictor.predict(image)
+    except VeaError as error:  # the temporary folder of the upload is nobody's business
+        return (f"**{Path(path).name}**: {str(error).replace(str(Path(path).parent) + '/', '')}", *nothing)
+    if not found.probabilities:
+        return ("No face was found in this picture.", annotated(image, found), *nothing[1:])
+    name = found.expression or found.emotion
+    told = f"**{name}**, {100 * max(found.probabilities.values()):.0f} %"
+    told += f"; {len(found.faces)} face{'s' if len(found.faces) != 1 else ''}" if found.faces else ""
+    rows: list[list[Any]] = [
+        [number, ", ".join(map(str, face.box)), face.expression, round(max(face.probabilities.values()), 3)]
+        for number, face in enumerate(found.faces, start=1)
+    ]
+    labels = [[label, str(value.value)] for label, value in found.attributes.items()]
+    return told, annotated(image, found), found.probabilities, rows, labels, why(predictor, image, found)
+
+
+def answer_many(predictor: Predictor, paths: list[str] | None) -> tuple[list[list[Any]], str | None]:
+    """Returns the table of several files, and the path of the same as CSV."""
+    rows: list[list[Any]] = []
+    for path, found in zip(paths or [], predictor.stream(paths or []), strict=True):
+        name = Path(path).name
+        if isinstance(found, VeaError):
+            rows.append([name, "", "", "", str(found).replace(str(Path(path).parent) + "/", "")])
+        elif not found.probabilities:
+            rows.append([name, "", "", 0, "no face was found"])
+        else:
+            share = round(max(found.probabilities.values()), 3)
+            rows.append([name, found.expression or found.emotion, share, len(found.faces), ""])
+    if not rows:
+        return [], None
+    with tempfile.NamedTemporaryFile("w", suffix=".csv", prefix="vea-", delete=False, newline="") as file:
+        csv.writer(file).writerows([BATCH_COLUMNS, *rows])
+    return rows, file.name
+
+
+def answer_why(explainer: ExplainTask, path: str | None, emotion: str) -> str:
+    """Returns a sentence about one file, as Markdown; ``emotion`` is the one to explain, or ``OWN_CHOICE``."""
+    if not path:
+        return "Choose a picture."
+    asked = None if emotion == OWN_CHOICE else emotion
+    try:
+        ((named, words),) = explain(explainer, [read_image(path)], emotion=asked)
+    except VeaError as error:
+        return f"**{Path(path).name}**: {str(error).replace(str(Path(path).parent) + '/', '')}"
+    return f"**{named}** because {words}" if words else f"**{named}**"
+
+
+def build(predictor: Predictor, *, queue: int, workers: int, explainer: ExplainTask | None = None) -> Any:
+    """Returns the page (``gradio.Blocks``); beyond ``queue`` waiting requests visitors are told to come back."""
+    import gradio as gr
+
+    with gr.Blocks(title="vea", analytics_enabled=False, delete_cache=(600, 600)) as blocks:
+        gr.Markdown(f"# vea: which emotion?\nModel: {predictor.description}. Pictures stay on this machine. A guess "
+                    "from looks: it does not tell what a person feels.")  # fmt: skip
+        with gr.Tab("One picture"), gr.Row():
+            with gr.Column():
+                upload = gr.File(label="Photograph", type="filepath", elem_id="upload")
+                button = gr.Button("Look", variant="primary", elem_id="look")
+                told = gr.Markdown(elem_id="told")
+                bars = gr.Label(label="Probabilities", elem_id="bars")
+                heat = gr.Image(label="Why: red parts matter most", elem_id="why", interactive=False, buttons=[])
+            with gr.Column():
+                picture = gr.Image(label="Faces", elem_id="picture", interactive=False, buttons=["download"])
+                faces = gr.Dataframe(headers=FACE_COLUMNS, label="Faces", elem_id="faces")
+                labels = gr.Dataframe(headers=["label", "value"], label="Everything the model tells", elem_id="labels")
+            shown = [told, picture, bars, faces, labels, heat]
+            look: dict[str, Any] = {"inputs": upload, "outputs": shown, "concurrency_limit": workers}
+            gr.on([button.click, upload.upload], lambda path: answer(predictor, path), api_name="look", **look)
+        with gr.Tab("Many pictures"):
+            several = gr.File(label="Photographs", file_count="multiple", type="filepath", elem_id="several")
+            start = gr.Button("Look at all", variant="primary", elem_id="start")
+            table = gr.Dataframe(headers=BATCH_COLUMNS, elem_id="table")
+            saved = gr.File(label="The table as CSV", interactive=False)
+            many: dict[str, Any] = {"inputs": several, "outputs": [table, saved], "concurrency_limit": 1}
+            start.click(lambda paths: answer_many(predictor, paths), api_name="many", **many)
+        if explainer is not None:
+            with gr.Tab("In words"):
+                shown_picture = gr.File(label="Painting or photograph", type="filepath", elem_id="explained")
+                choice = gr.Dropdown([OWN_CHOICE, *explainer.emotions], value=OWN_CHOICE, label="Explain it as")
+                ask = gr.Button("Explain", variant="primary", elem_id="explain")
+                sentence = gr.Markdown(elem_id="sentence")
+                one: dict[str, Any] = {"inputs": [shown_picture, choice], "outputs": sentence, "concurrency_limit": 1}
+                ask.click(lambda path, name: answer_why(explainer, path, name), api_name="explain", **one)
+    return blocks.queue(max_size=queue)
+
+
+def application(
+    predictor: Predictor, *, max_mb: float, queue: int = 32, workers: int = 1, explainer: ExplainTask | None = None
+) -> Any:
+    """Returns the ASGI application: the page at ``/`` and ``/health``."""
+    import gradio as gr
+    from fastapi import FastAPI
+
+    app = FastAPI()
+
+    @app.get("/health")
+    def health() -> dict[str, str]:
+        return {"status": "ok", "version": vea.__version__, "model": predictor.description}
+
+    # no font from elsewhere
+    theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+    page = build(predictor, queue=queue, workers=workers, explainer=explainer)
+    limit = int(max_mb * 2**20)
+    return gr.mount_gradio_app(
+        app, page, path="/", max_file_size=limit, theme=theme, footer_links=[], ssr_mode=False
+    )  # fmt: skip

@@ -1,0 +1,209 @@
+"""Recognise expressions, emotion and attributes: ``load()`` a model, ``predict`` on anything that holds an image.
+
+from vea.predict import load
+result, = load().predict("photo.jpg")
+print(result.expression, [(face.box, face.expression) for face in result.faces])
+result, = load("runs/emotion-oasis").predict("photo.jpg")       # a model of whole pictures: no search for faces
+print(result.emotion, result.values, result.attributes)
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import cast
+
+import numpy as np
+import torch
+from PIL import Image
+
+from vea.data.views.pictures import ImageLike, read_image
+from vea.data.views.views import Views
+from vea.errors import VeaError
+from vea.faces.align import crop_square
+from vea.faces.detect import Box, face_detector
+from vea.inference.results import Attribute, Face, Prediction
+from vea.tasks.recognise import RecogniseTask
+from vea.tasks.saved import main_target, open_model
+
+
+def batch_sizes(number: int, *, largest: int) -> list[int]:
+    """Returns sizes that sum to ``number``: the largest, as often as it fits, then falling powers of two.
+
+    Faces come in any number, and torch keeps what it prepared for each batch size it has met (the shipped model:
+    0.7 MB a size, 42 MB for all up to 64). Of these sizes there are few; nothing is padded.
+    """
+    rest = number % largest
+    return [largest] * (number // largest) + [1 << bit for bit in reversed(range(rest.bit_length())) if rest >> bit & 1]
+
+
+class Predictor:
+    """A recogniser with its class names; made by ``load``.
+
+    ``target`` is the label whose class is the ``expression`` or ``emotion``, ``classes`` are its names (none for a
+    number). ``reads_faces`` is False for models of whole pictures, which never search for faces.
+    """
+
+    def __init__(
+        self,
+        task: RecogniseTask,
+        *,
+        target: str,
+        device: torch.device,
+        description: str = "",
+        reads_faces: bool | None = None,
+    ) -> None:
+        self.task = task.to(device).eval()
+        self.target = target
+        self.fields = task.fields
+        self.classes = task.fields[target].classes
+        self.device = device
+        self.description = description
+        self.image_size = task.config.augment.image_size
+        self.reads_faces = task.config.recipe == "expression" if reads_faces is None else reads_faces
+        self._view = Views(task.config.augment, seed=0, channels=task.config.model.channels, train=False)
+        self._detect: Callable[[np.ndarray], list[tuple[Box, float]]] | None = None
+
+    @torch.inference_mode()
+    def outputs(self, crops: Sequence[np.ndarray], *, batch_size: int = 64) -> dict[str, np.ndarray]:
+        """Returns {label: probabilities (N, C), or values (N,)} of crops (S, S, 3 or 1) of the model's image size."""
+        parts: dict[str, list[np.ndarray]] = {
+            name: [np.zeros((0, len(label.classes)) if label.classes else 0, np.float32)]
+            for name, label in self.fields.items()
+        }
+        start = 0
+        for size in batch_sizes(len(crops), largest=batch_size):
+            stacked = torch.from_numpy(np.stack(crops[start : start + size])).permute(0, 3, 1, 2)
+            start += size
+            answers = self.task.answers(self.task.predict({"image": stacked.to(self.device)}))
+            for name, value in answers.items():
+                parts[name].append(value.float().cpu().numpy())
+        return {name: np.concatenate(rows) for name, rows in parts.items()}
+
+    def probabilities(self, crops: Sequence[np.ndarray], *, batch_size: int = 64) -> np.ndarray:
+        """Returns (N, C) class probabilities of square RGB crops of the model's image size; (N,) of a number."""
+        return self.outputs(crops, batch_size=batch_size)[self.target]
+
+    def predict(self, images: ImageLike | Iterable[ImageLike], *, detect_faces: bool = True) -> list[Prediction]:
+        """Returns one ``Prediction`` per image.
+
+        Args:
+            images: one image or several: path, encoded bytes, PIL image, or numpy RGB uint8 (H, W, 3).
+            detect_faces: True finds the faces and classifies each; a picture without one gets no expression. False
+                takes each image as one face crop. Models of whole pictures look at the picture either way.
+
+        Raises:
+            VeaError: an image cannot be read, or the face detector is not installed.
+        """
+        single = isinstance(images, (str, bytes, os.PathLike, Image.Image, np.ndarray))
+        several = cast("Iterable[ImageLike]", [images] if single else images)
+        results = []
+        for result in self.stream(several, detect_faces=detect_faces):
+            if isinstance(result, VeaError):
+                raise result
+            results.append(result)
+        return results
+
+    def stream(
+        self, images: Iterable[ImageLike], *, detect_faces: bool = True, batch_size: int = 32
+    ) -> Iterator[Prediction | VeaError]:
+        """Yields, in order, a ``Prediction`` per image, or the ``VeaError`` that says why it cannot be read.
+
+        One image is decoded at a time and only its crops are kept, until ``batch_size`` images or crops are classified
+        together: memory does not grow with the number of images.
+
+        Raises:
+            VeaError: the face detector is not installed.
+        """
+        waiting: list[list[tuple[Box, float]] | VeaError | None] = []  # None: the image as a whole
+        crops: list[np.ndarray] = []
+        for image in images:
+            try:
+                array = read_image(image)
+            except VeaError as error:
+                waiting.append(error)
+            else:
+                faces = self._faces(array) if detect_faces and self.reads_faces else None
+                boxes = [(0, 0, array.shape[1], array.shape[0])] if faces is None else [box for box, _ in faces]
+                crops += [self._crop(array, box) for box in boxes]
+                waiting.append(faces)
+                del array  # not kept while the caller works on what is yielded
+            if max(len(waiting), len(crops)) >= batch_size:
+                yield from self._classified(waiting, crops)
+                waiting, crops = [], []
+        yield from self._classified(waiting, crops)
+
+    def _faces(self, array: np.ndarray) -> list[tuple[Box, float]]:
+        if self._detect is None:
+            self._detect = face_detector()
+        return self._detect(array)
+
+    def _crop(self, array: np.ndarray, box: Box) -> np.ndarray:
+        if self.reads_faces:
+            return crop_square(array, box, size=self.image_size)
+        return self._view.one(array, key="")  # as in evaluation
+
+    def _classified(
+        self, waiting: list[list[tuple[Box, float]] | VeaError | None], crops: list[np.ndarray]
+    ) -> Iterator[Prediction | VeaError]:
+        outputs = self.outputs(crops)
+        rows = iter([{name: values[number] for name, values in outputs.items()} for number in range(len(crops))])
+        for found in waiting:
+            if isinstance(found, VeaError):
+                yield found
+            elif found is None:
+                name, shares, attributes = self._named(next(rows))
+                emotion, expression = (None, name) if self.reads_faces else (name, None)
+                yield Prediction(expression, shares, [], emotion, attributes)
+            else:
+                faces = []
+                for box, score in found:
+                    name, shares, attributes = self._named(next(rows))
+                    faces.append(Face(box, name or "", shares, score, attributes))
+                if faces:
+                    largest = faces[0]
+                    expression = largest.expression or None
+                    yield Prediction(expression, largest.probabilities, faces, None, largest.attributes)
+                else:
+                    yield Prediction(None)
+
+    def _named(self, row: dict[str, np.ndarray]) -> tuple[str | None, dict[str, float], dict[str, Attribute]]:
+        """Returns (class of the main label, its probabilities, every label) of one row of ``outputs``."""
+        attributes = {}
+        for name, label in self.fields.items():
+            if label.kind == "value":
+                attributes[name] = Attribute(float(row[name]))
+                continue
+            shares = {word: float(share) for word, share in zip(label.classes, row[name])}
+            best = max(shares, key=shares.__getitem__)
+            there = [word for word, share in shares.items() if share >= 0.5]
+            attributes[name] = Attribute(there if label.kind == "multilabel" else best, shares)
+        shares = attributes[self.target].probabilities
+        return max(shares, key=shares.__getitem__) if shares else None, shares, attributes
+
+
+def load(
+    name_or_dir: str | os.PathLike[str] = "expression", *, target: str | None = None, device: str = "cpu"
+) -> Predictor:
+    """Returns the predictor of a model that ships with vea, a fine-tuned run, or a hub folder.
+
+    Args:
+        name_or_dir: ``"expression"``, ``"expression-nano"`` (less exact, a third of the time a face), a run folder of
+            any recipe of finetune/, or a folder that ``vea export`` wrote.
+        target: which label is the expression or emotion; by default the first of kind class in the run's ``targets``.
+        device: where to compute, e.g. ``"cuda"``.
+
+    Raises:
+        VeaError: there are no such weights, or they are no recogniser's.
+    """
+    model = open_model(name_or_dir)
+    kinds = {name: label.kind for name, label in model.task.fields.items()}
+    if target is not None and target not in kinds:
+        raise VeaError(f"the model has no label {target!r}; it has {', '.join(kinds)}")
+    return Predictor(
+        model.task,
+        target=target or main_target(kinds),  # type: ignore[arg-type]
+        device=torch.device(device),
+        description=f"{model.name}, step {model.state.get('step', '?')}",
+        reads_faces=model.reads_faces,
+    )

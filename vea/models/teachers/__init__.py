@@ -1,0 +1,1 @@
+"""Frozen teachers: CLIP, two aligned towers, and what they share."""

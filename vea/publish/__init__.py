@@ -1,0 +1,1 @@
+"""What leaves the house: ONNX, hub folders, timm weights, cards, reports."""

@@ -1,0 +1,328 @@
+"""Recognition of emotion: one encoder, one linear head per label, and the loss that the label's kind asks for.
+
+Classes and distributions: cross-entropy. Label sets: binary cross-entropy. Values: 1 - CCC + squared error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import timm
+import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.models import group_parameters
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from vea.config import ClassifierConfig, RecogniseConfig
+from vea.errors import VeaError, did_you_mean
+from vea.losses.affect import ccc_loss, class_weights, multilabel_loss
+from vea.losses.classification import calibrated, imitation, mix_images, mix_targets, soft_cross_entropy, soft_targets
+from vea.models.cnn import build_network
+from vea.models.heads import AttributeHeads, LinearHeads, pool_tokens
+from vea.models.weights import load_encoder
+from vea.tasks.base import Batch, Task
+from vea.tasks.recognise_metrics import RecogniseMetrics, scale_value, unscale_value
+from vea.taxonomy.fields import LabelField, check_same_classes
+
+# Statistics of a network that starts from scratch; weights that come with their own (init_from) bring them along.
+STATISTICS = {1: ([0.508], [0.255]), 3: (list(IMAGENET_DEFAULT_MEAN), list(IMAGENET_DEFAULT_STD))}  # 1: FER2013 train
+LAST_BLOCKS = 2  # what `model.train: last_blocks` trains, beside the heads
+
+
+def build_trunk(config: ClassifierConfig, *, image_size: int) -> nn.Module:
+    """Returns the encoder without a head: a vea network (``vea_...``), a timm ViT or another timm model.
+
+    Raises:
+        VeaError: the name is not known or the arguments do not fit.
+    """
+    encoder = config.encoder
+    if encoder.name.startswith("vea_"):
+        return build_network(encoder.name, channels=config.channels, args=encoder.args)
+    if encoder.name.startswith("vit_"):
+        from vea.models.vit import build_encoder
+
+        return build_encoder(encoder, image_size=image_size, channels=config.channels, drop_path=config.drop_path)
+    if not timm.is_model(encoder.name):
+        nearest = did_you_mean(encoder.name, timm.list_models())
+        raise VeaError(f"model.encoder.name: {encoder.name!r} is not a model of timm{nearest}")
+    arguments = {"drop_path_rate": config.drop_path} if config.drop_path else {}
+    overlay = {"file": encoder.pretrained} if encoder.pretrained else None  # timm adapts channels and drops its head
+    try:
+        return timm.create_model(
+            encoder.name,
+            pretrained=overlay is not None,
+            pretrained_cfg_overlay=overlay,
+            in_chans=config.channels,
+            num_classes=0,
+            **{**arguments, **encoder.args},
+        )
+    except (TypeError, RuntimeError, OSError) as error:
+        raise VeaError(f"model.encoder {encoder.name}: {str(error).splitlines()[0]}") from None
+
+
+class RecogniseTask(Task):
+    """Learns the label fields in ``config.targets`` from images: faces, or whole scenes.
+
+    Args:
+        config: the resolved config.
+        fields: the label fields of the data, from the shard index; class names and their order are kept with the
+            heads and travel with the weights.
+        counts: {target: samples per class} of the training data, for ``config.imbalance``.
+        teachers: the recognisers of ``config.distill``, needed for training only; they are frozen and never saved.
+
+    Raises:
+        VeaError: a target is not among the fields, the config contradicts itself, or a teacher knows none of the
+            targets.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        config: RecogniseConfig,
+        *,
+        fields: dict[str, LabelField],
+        counts: Mapping[str, Sequence[float]] | None = None,
+        teachers: Sequence[RecogniseTask] = (),
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.fields: dict[str, LabelField] = {}
+        for name in config.targets:
+            if name not in fields:
+                raise VeaError(f"targets: the data has no label {name!r}{did_you_mean(name, fields)}")
+            self.fields[name] = fields[name]
+        if not self.fields:
+            raise VeaError("targets: name at least one label to learn, e.g. {expression: 1.0}")
+
+        model = config.model
+        self.encoder = build_trunk(model, image_size=config.augment.image_size)
+        self.is_transformer = isinstance(self.encoder, VisionTransformer)
+        if not self.is_transformer:  # as its inputs; also gives gradients the strides of DDP's buckets
+            self.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if model.pool == "cls" and not (self.is_transformer and getattr(self.encoder, "cls_token", None) is not None):
+            raise VeaError(f"model.pool is cls and {model.encoder.name} has no class token; set model.pool=avg")
+        outputs = {name: len(field.classes) or 1 for name, field in self.fields.items()}
+        features: int = self.encoder.num_features  # type: ignore[assignment]
+        if not model.attribute_module:
+            self.heads = LinearHeads(features, classes=outputs, drop_rate=model.drop_rate)
+        elif len(outputs) < 2:
+            raise VeaError("model.attribute_module needs a second target to learn from; add attributes to targets")
+        else:
+            kinds = {name: field.kind for name, field in self.fields.items()}
+            self.heads = AttributeHeads(features, kinds=kinds, classes=outputs, drop_rate=model.drop_rate)
+        self._balance(counts or {})
+        # Buffers, so that the statistics travel with the weights and a resume or an evaluation cannot mistake them.
+        mean, std = STATISTICS[model.channels]
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
+        self._freeze(model.train)
+        self._taught(teachers)
+
+    def _taught(self, teachers: Sequence[RecogniseTask]) -> None:
+        """Keeps the teachers outside the modules: neither checkpoints nor averages nor DDP shall find them."""
+        self._teachers = tuple(teachers)
+        self._imitated: list[tuple[str, ...]] = []  # of each teacher, the targets that it knows
+        for where, teacher in zip(self.config.distill.models, teachers):
+            teacher.eval().requires_grad_(False)
+            shared = tuple(name for name in self.fields if name in teacher.fields)
+            if not shared:
+                raise VeaError(
+                    f"distill.models: {where} knows {', '.join(teacher.fields)}, and of these nothing is among the "
+                    f"targets {', '.join(self.fields)}"
+                )
+            for name in shared:
+                theirs, ours = teacher.fields[name], self.fields[name]
+                what = f"label {name!r} of distill.models ({where}) beside the data's"
+                if (theirs.kind, theirs.low, theirs.high) != (ours.kind, ours.low, ours.high):
+                    raise VeaError(f"{what}: another kind or scale")
+                check_same_classes(theirs.classes, ours.classes, what)
+            self._imitated.append(shared)
+
+    def _balance(self, counts: Mapping[str, Sequence[float]]) -> None:
+        """Keeps class weights and log frequencies as buffers that no checkpoint holds: they belong to the data."""
+        wanted = self.config.imbalance
+        for name, field in self.fields.items():
+            if field.kind not in ("class", "distribution") or name not in counts:
+                continue
+            number = torch.tensor(counts[name], dtype=torch.float32)
+            if wanted.weights != "none":
+                weights = class_weights(number, method=wanted.weights)
+                self.register_buffer(f"class_weights_{name}", weights, persistent=False)
+            if wanted.logit_adjustment:
+                prior = wanted.logit_adjustment * (number.clamp(min=0.5) / number.sum()).log()
+                self.register_buffer(f"prior_{name}", prior, persistent=False)
+
+    def _freeze(self, train: str) -> None:
+        if train == "full":
+            return
+        trained: set[str] = set()
+        if train == "last_blocks":
+            layers = group_parameters(self.encoder, self.encoder.group_matcher(), reverse=True)  # type: ignore[operator]
+            last = max(layers.values())
+            trained = {name for name, layer in layers.items() if layer > last - LAST_BLOCKS}
+        for name, parameter in self.encoder.named_parameters():
+            parameter.requires_grad_(name in trained)
+
+    def train(self, mode: bool = True) -> RecogniseTask:
+        """Returns self in training mode; a frozen encoder keeps its evaluation mode (batch norm, drop path)."""
+        super().train(mode)
+        if self.config.model.train == "linear":
+            self.encoder.eval()
+        return self
+
+    def load_pretrained(self, path: str) -> str:
+        """Loads the encoder of the run or weight file at ``path`` and its image statistics; returns what was loaded.
+
+        Raises:
+            VeaError: nothing there fits this encoder.
+        """
+        from vea.storage.checkpoint import load_weights
+
+        weights, metadata = load_weights(path)
+        loaded = load_encoder(self.encoder, weights, where=f"train.init_from: {path}")
+        statistics = metadata.get("task", {})
+        mean, std = statistics.get("mean"), statistics.get("std")
+        if mean is not None and std is not None and len(mean) == self.config.model.channels:
+            self.mean.copy_(torch.tensor(mean).view(1, -1, 1, 1))
+            self.std.copy_(torch.tensor(std).view(1, -1, 1, 1))
+        return loaded
+
+    # ------------------------------------------------------------------------------------------------------- the model
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Returns float images (B, C, H, W) of uint8 ones (B, 1 or 3, H, W): channels, scale and statistics."""
+        x = images.float() / 255
+        channels = self.config.model.channels
+        if x.shape[1] == 3 and channels == 1:  # ITU-R 601 luma, as in PIL's "L"
+            x = (x * x.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)
+        x = (x.expand(-1, channels, -1, -1) - self.mean) / self.std
+        return x if self.is_transformer else x.contiguous(memory_format=torch.channels_last)
+
+    def logits(self, x: Tensor) -> dict[str, Tensor]:
+        """Returns {target: logits (B, C) fp32} of normalised images (B, C, H, W)."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.model.train != "linear"):
+            if self.is_transformer:
+                pool = "avg" if self.config.model.pool == "default" else self.config.model.pool
+                tokens = self.encoder.forward_features(x)  # type: ignore[operator]
+                features = pool_tokens(tokens, pool=pool, num_prefix_tokens=self.encoder.num_prefix_tokens)  # type: ignore[arg-type]
+            else:
+                features = self.encoder(x)
+        return self.heads(features)
+
+    def _target(self, labels: Tensor, *, field: LabelField) -> Tensor:
+        """Returns what a head learns: class masses, a label set, or a value with its scale mapped to [-1, 1]."""
+        if field.kind == "value":
+            return scale_value(labels.float(), field=field)
+        if field.kind == "multilabel":
+            return labels.float()
+        return soft_targets(labels, field=field, smoothing=self.config.mix.smoothing)
+
+    def _loss(self, name: str, logits: Tensor, target: Tensor) -> Tensor:
+        kind, imbalance = self.fields[name].kind, self.config.imbalance
+        if kind == "value":
+            return ccc_loss(logits[:, 0], target)
+        if kind == "multilabel":
+            return multilabel_loss(logits, target, asymmetric=imbalance.asymmetric)
+        weights, prior = (getattr(self, f"{what}_{name}", None) for what in ("class_weights", "prior"))
+        return soft_cross_entropy(logits, target, weights=weights, prior=prior, gamma=imbalance.focal)
+
+    def forward(self, batch: Batch, *, step: int) -> dict[str, Tensor]:
+        """Returns the weighted loss and the loss of each target for one micro-batch."""
+        mix, distill = self.config.mix, self.config.distill
+        images = batch["image"]
+        targets = {name: self._target(batch["labels"][name], field=field) for name, field in self.fields.items()}
+        answers: dict[str, Tensor] | None = None
+        if distill.calibrate:
+            answers = self._answers(images)
+            for name, theirs in answers.items():
+                if self.fields[name].kind == "class":
+                    targets[name] = calibrated(targets[name], theirs.float().softmax(2).mean(0))
+        if (mix.mixup or mix.cutmix) and len(images) > 1 and torch.rand(()).item() < mix.probability:
+            images, partner, share = mix_images(images.float(), mixup=mix.mixup, cutmix=mix.cutmix)
+            answers = None  # of other pictures
+            targets = {name: mix_targets(rows, partner, share) for name, rows in targets.items()}
+        logits = self.logits(self.normalise(images))
+        parts = {name: self._loss(name, logits[name], targets[name]) for name in self.fields}
+        if distill.weight and answers is None:
+            answers = self._answers(images)
+        for name, theirs in answers.items() if answers and distill.weight else ():
+            kind = self.fields[name].kind
+            rows = self._labelled(targets[name], kind) if distill.only_labelled else None
+            alike = imitation(logits[name], theirs, kind=kind, temperature=distill.temperature, rows=rows)
+            parts[name] = (1 - distill.weight) * parts[name] + distill.weight * alike
+        loss = sum(
+            (self.config.targets[name] * part for name, part in parts.items()), start=images.new_zeros(()).float()
+        )
+        return {"loss": loss, **{f"loss/{name}": part for name, part in parts.items()}}
+
+    @staticmethod
+    def _labelled(targets: Tensor, kind: str) -> Tensor:
+        """Returns (B,) 1 where a target is known, 0 where it is missing, between where the two were mixed."""
+        if kind in ("class", "distribution"):
+            return targets.sum(1)
+        missing = targets.isnan()
+        return (~(missing if missing.ndim == 1 else missing.any(1))).float()
+
+    @torch.no_grad()
+    def _answers(self, images: Tensor) -> dict[str, Tensor]:
+        """Returns {target: logits (K, B, C)} of the K teachers that know it; nothing where none does."""
+        found: dict[str, list[Tensor]] = {}
+        for teacher, names in zip(self._teachers, self._imitated):
+            size, seen = teacher.config.augment.image_size, images
+            if seen.shape[-1] != size:
+                seen = nn.functional.interpolate(seen.float(), (size, size), mode="bilinear", antialias=True)
+            logits = teacher.to(images.device).predict({"image": seen})
+            for name in names:
+                found.setdefault(name, []).append(logits[name])
+        return {name: torch.stack(rows) for name, rows in found.items()}
+
+    def predict(self, batch: Batch) -> dict[str, Tensor]:
+        """Returns {target: logits (B, C)}; of a value (B, 1), its scale mapped to [-1, 1]."""
+        return self.logits(self.normalise(batch["image"]))
+
+    def answers(self, logits: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Returns {target: probabilities (B, C)} of ``predict``'s logits; of a value (B,) on the raters' scale.
+
+        Classes and distributions sum to one over a row, each class of a label set has a probability of its own.
+        """
+        shares: dict[str, Tensor] = {}
+        for name, field in self.fields.items():
+            if field.kind == "value":
+                shares[name] = unscale_value(logits[name][:, 0], field=field)
+            else:
+                shares[name] = logits[name].sigmoid() if field.kind == "multilabel" else logits[name].softmax(1)
+        return shares
+
+    # ------------------------------------------------------------------------------------------- what the engine asks
+
+    def new_metrics(self) -> RecogniseMetrics:
+        """Returns an empty collector."""
+        return RecogniseMetrics(self.fields)
+
+    def trunk(self) -> nn.Module:
+        """Returns the encoder."""
+        return self.encoder
+
+    def metadata(self) -> dict[str, Any]:
+        """Returns class names and kinds by target, the model and how images reach it: enough to rebuild the task."""
+        return {
+            "classes": {name: list(field.classes) for name, field in self.fields.items()},
+            "kinds": {name: field.kind for name, field in self.fields.items()},
+            "ranges": {name: [field.low, field.high] for name, field in self.fields.items() if field.kind == "value"},
+            "image_size": self.config.augment.image_size,
+            "channels": self.config.model.channels,
+            "mean": self.mean.flatten().tolist(),
+            "std": self.std.flatten().tolist(),
+        }
+
+    def check_metadata(self, metadata: dict[str, Any]) -> None:
+        """Raises ``VeaError`` where class names or their order differ from this task's, naming the first difference."""
+        theirs = metadata.get("classes", {})
+        for name, field in self.fields.items():
+            if name not in theirs:
+                raise VeaError(f"the checkpoint has no head for {name!r}; it has {', '.join(theirs) or 'none'}")
+            check_same_classes(theirs[name], field.classes, f"label {name!r} of the data")

@@ -1,0 +1,139 @@
+"""Open a saved recogniser: one that ships, a run, or a hub folder."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from vea.config import RECIPES, RecogniseConfig
+from vea.errors import VeaError
+from vea.storage.checkpoint import find_weights, load_weights
+from vea.tasks.recognise import RecogniseTask
+from vea.taxonomy.fields import LabelField
+
+ASSETS = Path(__file__).parents[1] / "assets"
+SHIPPED = {  # name: the config it was trained by
+    "expression": "configs/finetune/expression_ship.yaml",
+    "expression-nano": "configs/finetune/expression_nano.yaml",
+}
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """A recogniser read back: the task in evaluation mode, what its checkpoint says of it, and where it was."""
+
+    task: RecogniseTask
+    state: dict[str, Any]
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+        return self.task.config.name
+
+    @property
+    def reads_faces(self) -> bool:
+        """True where the model was trained on faces (``finetune/train.py``), False for whole images."""
+        return self.task.config.recipe == "expression"
+
+
+def open_model(name_or_dir: str | os.PathLike[str], *, ema: bool = False) -> SavedModel:
+    """Returns a recogniser that ships (``expression``, ``expression-nano``), of a fine-tuning run, or of a hub folder.
+
+    Raises:
+        VeaError: there are no such weights, or they are no recogniser's.
+    """
+    name = os.fspath(name_or_dir)
+    shipped = {path.parent.name: path.parent for path in ASSETS.glob("*/model.safetensors")}
+    folder = shipped.get(name, Path(name))
+    if not folder.exists():
+        if name in SHIPPED:
+            raise VeaError(
+                f"this installation carries no model {name} (vea/assets/{name} is not there); train one with "
+                f"finetune/train.py {SHIPPED[name]} and give its run folder"
+            )
+        raise VeaError(
+            f"no model at {name}; give {' or '.join(SHIPPED)}, the run folder of a finetune recipe, or a hub folder"
+        )
+    weights, state = _read_hub(folder) if _is_hub(folder) else load_weights(find_weights(folder), ema=ema)
+    schema = RECIPES.get(str(state.get("recipe")))
+    if schema is None or not issubclass(schema, RecogniseConfig) or "classes" not in state.get("task", {}):
+        raise VeaError(
+            f"{folder} is no model that recognises anything (its recipe is {state.get('recipe')!r}); give a run of "
+            "finetune/train.py, emotion.py or attributes.py"
+        )
+    return SavedModel(_rebuild(schema, weights, state, folder), state, folder)
+
+
+def _is_hub(folder: Path) -> bool:
+    return (folder / "config.json").is_file() and not (folder / "state.json").is_file()
+
+
+def _read_hub(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    try:
+        state = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        weights = load_file(folder / "model.safetensors")
+    except Exception as error:  # safetensors has types of its own
+        raise VeaError(f"{folder} is no whole hub folder ({error}); export or download it again") from None
+    return weights, state if isinstance(state, dict) else {}
+
+
+def fields_of(described: dict[str, Any]) -> dict[str, LabelField]:
+    """Returns the label fields of a checkpoint from its ``metadata()``."""
+    ranges = described.get("ranges", {})
+    return {
+        name: LabelField(described["kinds"][name], tuple(classes), *ranges.get(name, (None, None)))
+        for name, classes in described["classes"].items()
+    }
+
+
+def _rebuild(
+    schema: type[RecogniseConfig], weights: dict[str, Tensor], state: dict[str, Any], folder: Path
+) -> RecogniseTask:
+    """Returns the task of a checkpoint from what the checkpoint says about itself."""
+    try:
+        config = schema.model_validate(state["config"])
+        config.model.encoder.pretrained = None  # where the weights came from once; they are all in the checkpoint
+        task = RecogniseTask(config, fields=fields_of(state["task"]))
+        task.load_state_dict(weights)
+    except (ValidationError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise VeaError(f"{folder}: weights and config do not belong together ({reason}); export it again") from None
+    return task.eval()
+
+
+def preprocessing(model: SavedModel) -> dict[str, Any]:
+    """Returns how pixels reach the network, for a machine to read; normalisation is part of the network."""
+    task = model.task
+    augment, channels = task.config.augment, task.config.model.channels
+    crop = (
+        "square around the face box, side = its longer side, the border repeated outside the picture"
+        if model.reads_faces
+        else f"centre square, side = {augment.eval_crop} of the picture's shorter side"
+    )
+    return {
+        "region": "face" if model.reads_faces else "image",
+        "crop": crop,
+        "size": [augment.image_size, augment.image_size],
+        "interpolation": "linear" if model.reads_faces else augment.interpolation,
+        "eval_crop": 1.0 if model.reads_faces else augment.eval_crop,
+        "color": "RGB" if channels == 3 else "RGB, made grey inside the network (ITU-R 601 luma)",
+        "rescale": 1 / 255,
+        "mean": task.mean.flatten().tolist(),
+        "std": task.std.flatten().tolist(),
+        "normalised_by": "the network",
+    }
+
+
+def main_target(kinds: dict[str, str]) -> str:
+    """Returns the label that stands for a model: its first class, else its first distribution, else its first."""
+    return next(
+        (name for kind in ("class", "distribution") for name in kinds if kinds[name] == kind), next(iter(kinds))
+    )

@@ -1,0 +1,1 @@
+"""What labels mean: emotions, fields, words, VAD."""
