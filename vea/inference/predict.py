@@ -1,6 +1,6 @@
 """Recognise expressions, emotion and attributes: ``load()`` a model, ``predict`` on anything that holds an image.
 
-from vea.predict import load
+from vea.inference.predict import load
 result, = load().predict("photo.jpg")
 print(result.expression, [(face.box, face.expression) for face in result.faces])
 result, = load("runs/emotion-oasis").predict("photo.jpg")       # a model of whole pictures: no search for faces

@@ -54,7 +54,7 @@ def test_the_arms_differ_in_the_module_alone_and_a_failed_run_stops(benchmark, t
     monkeypatch.setattr("recipes.subprocess.run", failing)
     given = type("Given", (), {"out": tmp_path, "config": "c.yaml", "overrides": ["train.steps=8"]})
     for arm in benchmark.ARMS:
-        with pytest.raises(RunError, match=r"attributes\.py .*failed"):
+        with pytest.raises(RunError, match=r"train\.py .*failed"):
             benchmark.measure(arm, 3, given)
     plain, module = ({word for word in command if not word.startswith(("out=", "name="))} for command in words)
     assert plain ^ module == {"model.attribute_module=false", "model.attribute_module=true"}

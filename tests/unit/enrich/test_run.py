@@ -132,8 +132,9 @@ def test_an_interrupted_pass_does_only_the_rest(tmp_path: Path):
 STUCK = """
 import sys, time
 from vea.config import PromptConfig
-from vea.data.enrich import Prompts, enrich
-from vea.data.shards import read_index
+from vea.enrich.prompts import Prompts
+from vea.enrich.run import enrich
+from vea.data.shards.index import read_index
 class Stuck(Prompts):
     count = 0
     def prepare(self, image, metadata):

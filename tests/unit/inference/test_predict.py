@@ -168,7 +168,7 @@ def test_the_detector_maps_boxes_back_from_small_and_large_pictures(monkeypatch)
             return rows
 
     monkeypatch.setitem(sys.modules, "yuface", Detector)
-    from vea.predict import face_detector
+    from vea.faces.detect import face_detector
 
     red = np.zeros((480, 1920, 3), np.uint8)
     red[..., 0] = 255
@@ -206,7 +206,7 @@ def test_the_command_reports_unreadable_files_and_goes_on(run_dir, tmp_path, fou
 
 def test_the_real_detector_finds_nothing_in_noise():
     pytest.importorskip("yuface")
-    from vea.predict import face_detector
+    from vea.faces.detect import face_detector
 
     assert face_detector()(np.full((120, 90, 3), 127, np.uint8)) == []
 

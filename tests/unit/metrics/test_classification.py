@@ -7,7 +7,7 @@ from torchmetrics.functional.classification import multiclass_accuracy, multicla
 
 from vea import metrics
 from vea.errors import VeaError
-from vea.metrics import ClassificationMetrics, bootstrap_confusions, bootstrap_interval
+from vea.metrics import ClassificationMetrics, bootstrap_confusions, bootstrap_interval, classification
 
 CLASSES = ("angry", "happy", "neutral", "sad")
 
@@ -69,7 +69,7 @@ def test_gathers_ranks_in_order(predictions, monkeypatch):
     logits, target = predictions
     whole = filled(logits, target).compute()
     other = filled(logits[100:], target[100:]).gather()
-    monkeypatch.setattr(metrics.runtime, "gather_objects", lambda mine: [mine, other])
+    monkeypatch.setattr(classification.collectives, "gather_objects", lambda mine: [mine, other])
     assert filled(logits[:100], target[:100]).compute() == pytest.approx(whole)
 
 

@@ -15,7 +15,6 @@ from vea.storage.remote import Remote, is_url
 from vea.taxonomy.fields import LabelField
 
 FORMAT = 1
-MAX_OFFSETS = 250_000  # samples of which a reader remembers the offsets, 32 bytes each
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from vea.data.shards.index import MAX_OFFSETS, _check_size, read_index, read_offsets
+from vea.data.shards.index import _check_size, read_index, read_offsets
 from vea.errors import VeaError
 
 MAX_OPEN_SHARDS = 128  # a map holds a file descriptor, and the usual limit is 1,024 a process
+MAX_OFFSETS = 250_000  # samples of which a reader remembers the offsets, 32 bytes each
 
 
 class ShardReader:

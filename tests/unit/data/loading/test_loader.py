@@ -322,7 +322,7 @@ def test_workers_outlive_the_signals_that_ask_the_trainer_to_save(data):
 def test_a_script_that_still_holds_a_loader_ends_at_once(data):
     script = f"""
 from vea.config import *
-from vea.data.loaders import train_loader
+from vea.data.loading.loader import train_loader
 data = DataConfig(train=[DatasetRef(path={data!r})], global_batch_size=8, virtual_readers=4, workers=2)
 config = PretrainConfig(name="x", data=data, train=TrainConfig(steps=1), augment=AugmentConfig(image_size=16))
 batches = train_loader(config, views="pretrain", start_step=0, micro_batch=8, rank=0, world_size=1)

@@ -15,7 +15,7 @@ import webdataset
 from PIL import Image
 
 from vea.data.shards import index
-from vea.data.shards import reader
+from vea.data.shards import reader as reading
 from vea.data.shards import writer
 from vea.taxonomy.fields import LabelField
 from vea.data.sample import Sample
@@ -164,7 +164,7 @@ def test_reader_survives_pickle_and_fork(tmp_path):
 
 
 def test_reader_closes_shards_it_has_not_used_lately(tmp_path, monkeypatch):
-    monkeypatch.setattr(reader, "MAX_OPEN_SHARDS", 2)
+    monkeypatch.setattr(reading, "MAX_OPEN_SHARDS", 2)
     write(tmp_path / "set", {"train": [sample(i) for i in range(10)]}, shard_size=1)
     reader = ShardReader(tmp_path / "set", "train")
     assert [reader.read(i)[0] for i in (0, 5, 9, 0)] == ["s0000", "s0005", "s0009", "s0000"]
@@ -172,16 +172,16 @@ def test_reader_closes_shards_it_has_not_used_lately(tmp_path, monkeypatch):
 
 
 def test_a_shard_that_is_opened_again_keeps_its_offsets_within_a_bound(tmp_path, monkeypatch):
-    monkeypatch.setattr(reader, "MAX_OPEN_SHARDS", 2)
+    monkeypatch.setattr(reading, "MAX_OPEN_SHARDS", 2)
     loaded = []
-    monkeypatch.setattr(index, "read_offsets", lambda path, shard, read=read_offsets: loaded.append(path.stem)
+    monkeypatch.setattr(reading, "read_offsets", lambda path, shard, read=read_offsets: loaded.append(path.stem)
                         or read(path, shard))  # fmt: skip
     write(tmp_path / "set", {"train": [sample(i) for i in range(12)]}, shard_size=2)
     reader = ShardReader(tmp_path / "set", "train")
     keys = [reader.read(i)[0] for _ in range(3) for i in range(12)]
     assert keys == 3 * [f"s{i:04d}" for i in range(12)]
     assert len(loaded) == 6, "once each, though four of six shards are always closed"
-    monkeypatch.setattr(index, "MAX_OFFSETS", 2)  # less than is open
+    monkeypatch.setattr(reading, "MAX_OFFSETS", 2)  # less than is open
     reader = pickle.loads(pickle.dumps(reader))
     assert [reader.read(i)[0] for _ in range(3) for i in range(12)] == keys
     assert len(reader._offsets) == 1 and len(reader._open) == 2 and len(loaded) == 6 + 18
