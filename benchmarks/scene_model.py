@@ -7,8 +7,9 @@
 Frozen EfficientNet-Lite2 (ImageNet, Apache-2.0), pooled features of two stages and the head, one ridge regression a
 label, on the training and validation splits. Predictions for themes left out (ten folds) choose the penalty; gain and
 shift are set so that these predictions have the spread and mean of the norms, since a regression on few pictures is too
-flat for CCC. The test split is scored once; ten further group-safe splits (themes never cross) show the spread. Controls: the mean, brightness and
-colorfulness, the captions' words alone; BASS (silhouettes, 1 to 9) is another domain.
+flat for CCC. The test split is scored once; ten further group-safe splits (themes never cross) show the spread.
+Controls: the mean, brightness and colorfulness, the captions' words alone; BASS (silhouettes, 1 to 9) is another
+domain.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ STATISTICS = 0.5  # mean and deviation of the pixels that EfficientNet-Lite was 
 
 
 def ridge(x: np.ndarray, y: np.ndarray, penalty: float) -> tuple[np.ndarray, float]:
-    """Returns (weights (D,), bias) on raw features; the penalty is that of standardised ones, a row and 1,000 columns."""
+    """Returns (weights (D,), bias) on raw features; the penalty is of standardised ones, a row and 1,000 columns."""
     mean, deviation = x.mean(0), x.std(0) + 1e-6
     z = (x - mean) / deviation
     dual = np.linalg.solve(z @ z.T + penalty * len(x) * x.shape[1] / 1000 * np.eye(len(x)), y - y.mean())

@@ -119,8 +119,10 @@ class SceneLite(nn.Module):
         super().__init__()
         import timm
 
-        self.body = timm.create_model(f"tf_efficientnet_lite{size}", in_chans=in_chans, num_classes=0, global_pool="")
-        self.num_features = sum(self.body.blocks[stage][-1].conv_pwl.out_channels for stage in (4, 5)) + 1280
+        name = f"tf_efficientnet_lite{size}"
+        self.body: Any = timm.create_model(name, in_chans=in_chans, num_classes=0, global_pool="")
+        blocks: Any = self.body.blocks
+        self.num_features = sum(blocks[stage][-1].conv_pwl.out_channels for stage in (4, 5)) + 1280
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Returns the patterns by which timm groups parameters into layers."""

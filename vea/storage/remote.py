@@ -9,7 +9,6 @@ the cache and its bound; they have no checksums, so the number of rows is what i
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import re
@@ -21,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from vea.errors import RunError, VeaError
+from vea.storage import atomic
+from vea.storage.lock import claim
 
 SIDECARS = ".sidecars"  # in a set's place in the cache; what `vea enrich URL` writes there itself is in `sidecars`
 ATTEMPTS = 6
@@ -91,7 +92,7 @@ class Remote:
                 return None
             folder = fetched.with_name(f"{name}-{hashlib.sha256(fetched.read_bytes()).hexdigest()[:16]}")
             folder.mkdir(exist_ok=True)
-            fetched.replace(folder / "meta.json")
+            atomic.rename(fetched, folder / "meta.json")
         return folder
 
     def rows(self, name: str, path: Path, check: Callable[[Path], str]) -> Path:
@@ -118,14 +119,14 @@ class Remote:
         """Lets one process fetch a file; the others find it there."""
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path.with_name(f".{path.name}.lock"), "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            claim(lock, wait=True)
             yield
 
     def _fetch(self, name: str, target: Path, check: Callable[[Path], str] = lambda path: "") -> None:
         """Fetches a file under a temporary name; a server that is away or sends rubbish is asked again."""
         url = f"{self.url}/{name}"
         target.parent.mkdir(parents=True, exist_ok=True)
-        draft = target.with_name(f".{target.name}.{os.getpid()}")
+        draft = atomic.partial_name(target)
         try:
             for attempt in range(ATTEMPTS):
                 if attempt:
@@ -142,10 +143,10 @@ class Remote:
                 except Exception as error:  # each kind of server has errors of its own
                     problem = f"{type(error).__name__}: {' '.join(str(error).split())}"
                 if not problem:
-                    draft.replace(target)
+                    atomic.rename(draft, target)
                     return
         finally:
-            draft.unlink(missing_ok=True)
+            atomic.remove(draft)
         raise RunError(f"{url} cannot be read after {ATTEMPTS} attempts: {problem}")
 
 
@@ -189,7 +190,7 @@ def _make_room(*, keep: Path) -> None:
         if total <= limit:
             return
         if path != keep:
-            path.unlink(missing_ok=True)
+            atomic.remove(path)
             if path.suffix == ".tar":
-                path.with_suffix(".idx").unlink(missing_ok=True)
+                atomic.remove(path.with_suffix(".idx"))
             total -= size

@@ -21,6 +21,7 @@ from PIL import Image
 from vea.data.sample import Sample
 from vea.data.views.decode import CorruptImage, decode, open_image, read_header
 from vea.errors import VeaError, did_you_mean
+from vea.storage import atomic
 from vea.taxonomy.fields import LabelField
 
 _EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}  # an MPO file begins with a complete JPEG
@@ -203,8 +204,8 @@ class _ShardWriter:
         self.file.close()
         offsets = io.BytesIO()
         np.save(offsets, np.array(self.offsets, dtype=np.uint64).reshape(-1, 4), allow_pickle=False)
-        write_atomically(self.path.with_suffix(".idx"), offsets.getvalue())
-        os.rename(self.partial, self.path)
+        atomic.write_bytes(self.path.with_suffix(".idx"), offsets.getvalue())
+        atomic.rename(self.partial, self.path)
         return {
             "file": self.path.name,
             "samples": len(self.offsets),
@@ -216,20 +217,7 @@ class _ShardWriter:
     def discard(self) -> None:
         with contextlib.suppress(OSError):  # on a full disk closing fails as writing did
             self.file.close()
-        self.partial.unlink(missing_ok=True)
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Writes a file that other processes see whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(partial, "wb") as file:
-            file.write(data)
-            _flush(file)
-        os.rename(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+        atomic.remove(self.partial)
 
 
 def _flush(file: Any) -> None:
