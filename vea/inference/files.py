@@ -5,13 +5,9 @@ from __future__ import annotations
 import glob
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from vea.errors import VeaError
-
-if TYPE_CHECKING:
-    pass
-
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 
@@ -36,3 +32,11 @@ def find_files(paths: list[Path]) -> list[Path]:
         else:
             raise VeaError(f"no file or folder {path}")
     return list(dict.fromkeys(found))
+
+
+def csv_text(value: Any) -> Any:
+    """Returns a cell of CSV: a text that a spreadsheet would run as a formula gets an apostrophe in front.
+
+    Numbers stay as they are. Source: OWASP, CSV Injection.
+    """
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else value
