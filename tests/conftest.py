@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,6 +37,11 @@ os.environ["WANDB_SILENT"] = "true"
 os.environ["OMP_NUM_THREADS"] = "1"  # subprocesses and loader workers share few cores
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+# Drawn examples are the same in every run, leave no folder behind, and may be slow on a machine that others share.
+hypothesis.settings.register_profile("vea", database=None, deadline=None, derandomize=True)
+hypothesis.settings.load_profile("vea")
 
 
 def pytest_unconfigure() -> None:

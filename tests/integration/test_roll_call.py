@@ -14,16 +14,16 @@ pytestmark = pytest.mark.slow
 
 PROGRAM = """
 import sys, time
-from vea import runtime as rt
+from vea.distributed import collectives, runtime as rt, stragglers
 from vea.config import RuntimeConfig
 from vea.errors import RunError, command
 
 @command
 def main(argv):
     runtime = rt.start(RuntimeConfig(device="cpu", timeout_s=4))
-    with rt.naming_absent_ranks():
+    with stragglers.naming_absent_ranks():
         for step in range(4):
-            rt.set_place(f"step {step}")
+            stragglers.set_place(f"step {step}")
             if step == 2 and runtime.rank == 1:
                 if argv == ["sleep"]:
                     time.sleep(8)
@@ -31,7 +31,7 @@ def main(argv):
                     raise RunError("the image is not readable")
                 elif argv == ["crash"]:
                     raise KeyError("scene")
-            rt.any_rank(False)
+            collectives.any_rank(False)
     rt.stop()
 
 sys.exit(main())

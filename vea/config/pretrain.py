@@ -13,28 +13,36 @@ from vea.config.sections import EncoderConfig, PromptConfig, RunConfig, TeacherC
 class DecoderConfig(Section):
     """The masked autoencoder's decoder (MAE, section 3)."""
 
-    width: int = 512
-    depth: int = Field(8, ge=1)
-    heads: int = 16
+    width: int = Field(512, ge=1, description="channels of a token; a multiple of heads")
+    depth: int = Field(8, ge=1, description="blocks")
+    heads: int = Field(16, ge=1, description="attention heads of a block")
 
 
 class ObjectiveConfig(Section):
     """Weights of the loss parts; 0 switches a part off. The paper uses the first three at 1 each."""
 
-    reconstruction: float = Field(1.0, ge=0)
-    similarity: float = Field(1.0, ge=0)
-    contrastive: float = Field(1.0, ge=0, description="contrastive similarity over paired and unpaired samples")
-    person_reconstruction: float = Field(0.0, ge=0)
+    reconstruction: float = Field(1.0, ge=0, description="L3: error of the removed patches of the scene")
+    similarity: float = Field(
+        1.0, ge=0, description="L2: 1 - cosine of the fused embedding and the teacher's of the image"
+    )
+    contrastive: float = Field(1.0, ge=0, description="L1: contrastive similarity over paired and unpaired samples")
+    person_reconstruction: float = Field(0.0, ge=0, description="error of the removed patches of the person view")
     infonce: float = Field(0.0, ge=0, description="symmetric InfoNCE between the fused embedding and the text")
     sigmoid: float = Field(0.0, ge=0, description="pairwise sigmoid loss (SigLIP), with learned scale and bias")
-    norm_pix: bool = Field(False, description="reconstruct patches normalised by their own mean and deviation")
+    norm_pix: bool = Field(
+        False, description="reconstruct patches normalised by their own mean and deviation; false: pixels"
+    )
     temperature: float = Field(0.07, gt=0, description="of infonce and distillation; where the scale of sigmoid starts")
     distillation: float = Field(0.0, ge=0, description="soft labels: gamma's choice among texts against the teacher's")
     false_negative_margin: float = Field(
         0.01, ge=0, description="distillation drops a text whose teacher score is above the own text's minus this"
     )
-    hard_negatives: int | None = Field(None, ge=1, description="distillation: only so many texts, nearest to gamma")
-    focal: float = Field(0.0, ge=0, description="infonce: gamma of (1 - p)^gamma, pairs found already count less")
+    hard_negatives: int | None = Field(
+        None, ge=1, description="distillation: only so many texts, nearest to gamma; null: all"
+    )
+    focal: float = Field(
+        0.0, ge=0, description="infonce: gamma of (1 - p)^gamma, pairs found already count less; 0: off"
+    )
     infonce_block: int | None = Field(4096, ge=1, description="infonce: rows whose logits exist at a time; null: all")
 
 
@@ -43,8 +51,10 @@ class PretrainModelConfig(Section):
 
     encoder: EncoderConfig = EncoderConfig()
     decoder: DecoderConfig = DecoderConfig()
-    mask_ratio: float = Field(0.75, gt=0, lt=1)
-    fusion: Literal["none", "easy", "weighted", "dual", "glu", "lambda"] = "easy"
+    mask_ratio: float = Field(0.75, gt=0, lt=1, description="share of the patches that is removed")
+    fusion: Literal["none", "easy", "weighted", "dual", "glu", "lambda"] = Field(
+        "easy", description="how the scene's and the person's embeddings become one; none: the scene's alone"
+    )
     checkpointing: bool = Field(False, description="recompute activations in the backward pass: less memory, slower")
     variant: Literal["paper", "released"] = Field(
         "paper",

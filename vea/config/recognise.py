@@ -14,11 +14,18 @@ class ClassifierConfig(Section):
     """A backbone with a head: a timm model by name, a vea run (``init_from`` in ``train``), or a vea network."""
 
     encoder: EncoderConfig = EncoderConfig()
-    pool: Literal["default", "avg", "cls"] = Field("default", description="avg: mean of patch tokens; cls: class token")
-    drop_rate: float = Field(0.0, ge=0, lt=1)
-    drop_path: float = Field(0.0, ge=0, lt=1)
-    train: Literal["full", "linear", "last_blocks"] = "full"
-    channels: Literal[1, 3] = 3
+    pool: Literal["default", "avg", "cls"] = Field(
+        "default",
+        description="what the head sees; default: as the model has it; avg: mean of patch tokens; cls: class token",
+    )
+    drop_rate: float = Field(0.0, ge=0, lt=1, description="dropout before the heads; 0: none")
+    drop_path: float = Field(
+        0.0, ge=0, lt=1, description="stochastic depth: largest probability to skip a block; 0: none"
+    )
+    train: Literal["full", "linear", "last_blocks"] = Field(
+        "full", description="which weights learn: all, the heads, or the heads and the last two blocks"
+    )
+    channels: Literal[1, 3] = Field(3, description="of the input: 1 is grey, 3 is RGB")
     attribute_module: bool = Field(
         False, description="the first target's head also sees what the heads of the other targets predict"
     )
@@ -28,20 +35,23 @@ class ImbalanceConfig(Section):
     """What is done about rare classes while training; evaluation never changes."""
 
     weights: Literal["none", "balanced", "sqrt", "effective"] = Field(
-        "none", description="class weights in the loss; balanced equals sampling every class equally often"
+        "none",
+        description="class weights in the loss; none: all alike; balanced equals sampling every class equally often",
     )
     logit_adjustment: float = Field(0.0, ge=0, description="tau of Menon et al. 2021; 1 is theirs, 0 is off")
     focal: float = Field(0.0, ge=0, description="gamma of the focal loss; 0 is off")
-    asymmetric: bool = Field(False, description="multi-label targets: timm's asymmetric loss for cross-entropy")
+    asymmetric: bool = Field(
+        False, description="multi-label targets: timm's asymmetric loss in place of binary cross-entropy"
+    )
 
 
 class MixConfig(Section):
     """Mixing of samples and smoothing of targets (timm's implementation)."""
 
-    mixup: float = Field(0.0, ge=0)
-    cutmix: float = Field(0.0, ge=0)
-    probability: float = Field(1.0, ge=0, le=1)
-    smoothing: float = Field(0.0, ge=0, lt=1)
+    mixup: float = Field(0.0, ge=0, description="alpha of mixup; 0: off")
+    cutmix: float = Field(0.0, ge=0, description="alpha of CutMix; 0: off")
+    probability: float = Field(1.0, ge=0, le=1, description="share of the batches that are mixed, if any are")
+    smoothing: float = Field(0.0, ge=0, lt=1, description="label smoothing; 0: off")
 
 
 class DistillConfig(Section):
@@ -78,7 +88,7 @@ class RecogniseConfig(FinetuneConfig):
     mix: MixConfig = MixConfig()
     imbalance: ImbalanceConfig = ImbalanceConfig()
     distill: DistillConfig = DistillConfig()
-    targets: dict[str, float] = {"expression": 1.0}
+    targets: dict[str, float] = Field({"expression": 1.0}, description="label field of the shards: weight of its loss")
     select_by: str = Field("expression/accuracy", description="validation metric that chooses the best checkpoint")
 
     @property
@@ -91,8 +101,8 @@ class EmotionConfig(RecogniseConfig):
     """``finetune/train.py``: emotion of whole scenes: classes, label sets, distributions, valence and arousal."""
 
     recipe: Literal["emotion"] = "emotion"  # type: ignore[assignment]
-    targets: dict[str, float] = {"emotion": 1.0}
-    select_by: str = "emotion/accuracy"
+    targets: dict[str, float] = Field({"emotion": 1.0}, description="label field of the shards: weight of its loss")
+    select_by: str = Field("emotion/accuracy", description="validation metric that chooses the best checkpoint")
 
 
 class AttributesConfig(EmotionConfig):

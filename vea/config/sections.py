@@ -3,35 +3,48 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
-from vea.config.base import Section
+from vea.config.base import Arguments, Section
 
 
 class DatasetRef(Section):
     """One prepared data set (a folder or URL with ``index.json``) and how much of it to use."""
 
-    path: str
-    split: str = "train"
-    weight: float = Field(1.0, gt=0, description="share of the draws in a mixture, relative to the other sets")
-    fraction: float = Field(1.0, gt=0, le=1, description="keep this share of the samples, chosen by a hash of the key")
+    path: str = Field(description="folder or URL of a prepared data set: the place of its index.json")
+    split: str = Field("train", description="name of a split in the index")
+    weight: float = Field(
+        1.0, gt=0, description="share of the draws in a mixture, relative to the other sets; equal by default"
+    )
+    fraction: float = Field(
+        1.0, gt=0, le=1, description="keep this share of the samples, chosen by a hash of the key; 1: all"
+    )
     persons: str | None = Field(
-        None, description="sidecar of `vea enrich persons` for samples that come without person boxes"
+        None,
+        description="sidecar of `vea enrich persons` for samples without person boxes; null: the boxes of the set",
     )
 
 
 class DataConfig(Section):
     """Where samples come from and how they are ordered."""
 
-    train: list[DatasetRef] = []
-    val: list[DatasetRef] = []
-    global_batch_size: int = Field(256, ge=1, description="samples per optimizer step over all ranks")
-    virtual_readers: int = Field(16, ge=1, description="V: fixed readers that define the order of the data")
-    workers: int = Field(2, ge=0, description="loader processes per rank; never changes the order of the data")
-    cache_dir: str | None = Field(None, description="where shards from http(s) and s3 are kept")
-    cache_gb: float = Field(50.0, gt=0)
+    train: list[DatasetRef] = Field([], description="data sets to train on; several are a mixture")
+    val: list[DatasetRef] = Field([], description="data sets to validate on; none: no validation")
+    global_batch_size: int = Field(
+        256, ge=1, description="samples per optimizer step over all ranks; a multiple of virtual_readers"
+    )
+    virtual_readers: int = Field(
+        16, ge=1, description="V: fixed readers that define the order of the data; changing it changes the order"
+    )
+    workers: int = Field(2, ge=0, description="loader processes per rank, 0: none; never changes the order of the data")
+    cache_dir: str | None = Field(
+        None, description="folder for shards from http(s) and s3; null: VEA_CACHE_DIR or .cache/shards"
+    )
+    cache_gb: float = Field(
+        50.0, gt=0, description="GB that the cache may take; the shards unused for longest go first"
+    )
 
     @model_validator(mode="after")
     def _batch_divides(self) -> DataConfig:
@@ -46,47 +59,71 @@ class DataConfig(Section):
 class AugmentConfig(Section):
     """Training-time changes to a view. Evaluation always resizes and centre-crops."""
 
-    image_size: int = Field(224, ge=8)
+    image_size: int = Field(224, ge=8, description="side of a view in pixels")
     region: Literal["whole", "head"] = Field(
-        "whole", description="classification: the whole image, or the head of the most prominent person's box"
+        "whole",
+        description="what a model of labels sees: the whole image, or the head of the most prominent person's box",
     )
-    scale: tuple[float, float] = (0.2, 1.0)
-    ratio: tuple[float, float] = (0.75, 4 / 3)
-    flip: float = Field(0.5, ge=0, le=1)
-    rotate: float = Field(0.0, ge=0, description="largest rotation in degrees")
-    color_jitter: float = Field(0.0, ge=0)
-    grayscale: float = Field(0.0, ge=0, le=1)
-    rand_augment: str | None = Field(None, description="timm policy such as rand-m9-mstd0.5-inc1")
+    scale: tuple[float, float] = Field((0.2, 1.0), description="random crop: smallest and largest share of the area")
+    ratio: tuple[float, float] = Field((0.75, 4 / 3), description="random crop: smallest and largest width / height")
+    flip: float = Field(0.5, ge=0, le=1, description="probability of a horizontal flip")
+    rotate: float = Field(0.0, ge=0, description="largest rotation in degrees; 0: none")
+    color_jitter: float = Field(
+        0.0, ge=0, description="brightness, contrast and saturation change by a factor of 1 +- this; 0: none"
+    )
+    grayscale: float = Field(0.0, ge=0, le=1, description="probability that a view loses its colour")
+    rand_augment: str | None = Field(None, description="timm policy such as rand-m9-mstd0.5-inc1; null: none")
     erase: float = Field(0.0, ge=0, le=1, description="probability of random erasing")
-    interpolation: Literal["linear", "cubic", "area"] = "cubic"
+    interpolation: Literal["linear", "cubic", "area"] = Field("cubic", description="how a view is resized")
     eval_crop: float = Field(0.875, gt=0, le=1, description="side of the centre crop over the resized side")
 
 
 class TrainConfig(Section):
     """The optimizer, its schedule, and what the engine does every so many steps."""
 
-    steps: int = Field(ge=1)
+    steps: int = Field(ge=1, description="optimizer steps of the whole run")
     max_micro_batch: int | None = Field(
-        None, ge=1, description="most samples per rank in one forward; beyond it, gradients accumulate"
+        None,
+        ge=1,
+        description="most samples per rank in one forward; beyond it, gradients accumulate; null: all at once",
     )
-    optimizer: Literal["adamw", "sgd", "lamb", "muon"] = "adamw"
+    optimizer: Literal["adamw", "sgd", "lamb", "muon"] = Field(
+        "adamw", description="of torch (adamw, and sgd with Nesterov momentum) or timm (lamb, muon)"
+    )
     base_lr: float = Field(1e-3, gt=0, description="learning rate at a global batch of 256 (blr of MAE)")
-    min_lr: float = Field(0.0, ge=0)
-    warmup_steps: int = Field(0, ge=0)
-    weight_decay: float = Field(0.05, ge=0)
-    betas: tuple[float, float] = (0.9, 0.95)
-    layer_decay: float = Field(1.0, gt=0, le=1)
-    clip_grad: float | None = Field(None, gt=0)
-    ema_decay: float | None = Field(None, gt=0, lt=1)
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    compile: bool = Field(False, description="torch.compile; benchmarks/pretrain_step.py --compile: does it pay?")
-    log_every: int = Field(20, ge=1)
-    eval_every: int | None = Field(None, ge=1, description="steps between validations; the last step always validates")
-    checkpoint_every: int = Field(500, ge=1)
-    keep_last: int = Field(2, ge=1)
-    keep_every: int | None = Field(None, ge=1, description="checkpoints at multiples of this step are never pruned")
-    resume: str = Field("auto", description="auto | never | PATH of a checkpoint of the same run")
-    init_from: str | None = Field(None, description="weights that start a NEW run: a run folder or a checkpoint")
+    min_lr: float = Field(0.0, ge=0, description="learning rate at the end of the cosine, not scaled with the batch")
+    warmup_steps: int = Field(0, ge=0, description="steps of linear warm-up; 0: none")
+    weight_decay: float = Field(0.05, ge=0, description="of matrices; biases, norms and positions have none")
+    betas: tuple[float, float] = Field((0.9, 0.95), description="of adamw; sgd takes the first as its momentum")
+    layer_decay: float = Field(
+        1.0, gt=0, le=1, description="learning rate of a layer over that of the layer above it; 1: all alike"
+    )
+    clip_grad: float | None = Field(None, gt=0, description="largest norm of all gradients together; null: no clipping")
+    ema_decay: float | None = Field(
+        None, gt=0, lt=1, description="keep an average of the weights with this factor a step; null: none"
+    )
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="of the forward pass; auto: bf16 where the device multiplies it, else fp32"
+    )
+    compile: bool = Field(
+        False, description="torch.compile; benchmarks/pretrain_step.py --compile measures whether it pays"
+    )
+    log_every: int = Field(20, ge=1, description="steps between lines of metrics.jsonl")
+    eval_every: int | None = Field(
+        None, ge=1, description="steps between validations; the last step always validates; null: only that"
+    )
+    checkpoint_every: int = Field(500, ge=1, description="steps between checkpoints; the last step always writes one")
+    keep_last: int = Field(2, ge=1, description="so many newest checkpoints are kept")
+    keep_every: int | None = Field(
+        None, ge=1, description="checkpoints at multiples of this step are never pruned; null: all but the newest are"
+    )
+    resume: str = Field(
+        "auto",
+        description="auto: from the newest checkpoint of the run folder; never; or PATH of a checkpoint of this run",
+    )
+    init_from: str | None = Field(
+        None, description="weights that start a NEW run: a run folder, a checkpoint or a weight file; null: none"
+    )
 
     @model_validator(mode="after")
     def _warmup_fits(self) -> TrainConfig:
@@ -98,30 +135,41 @@ class TrainConfig(Section):
 class TrackingConfig(Section):
     """Where curves go beside ``metrics.jsonl``, which is always written."""
 
-    backend: Literal["wandb", "trackio", "none"] = "wandb"
+    backend: Literal["wandb", "trackio", "none"] = Field(
+        "wandb", description="which tracker shows the curves; none: none"
+    )
     mode: Literal["offline", "online"] = Field("offline", description="of wandb; `vea sync RUN` sends an offline run")
-    project: str = "vea"
-    group: str | None = None
-    tags: list[str] = []
-    artifacts: bool = Field(False, description="the final weights as an artifact: a copy of them on disk or server")
-    stall_minutes: float | None = Field(30.0, gt=0, description="silence of a run after which it warns and alerts")
+    project: str = Field("vea", description="name of the project in the tracker")
+    group: str | None = Field(None, description="runs of one group are shown together; null: no group")
+    tags: list[str] = Field([], description="words to find the run by")
+    artifacts: bool = Field(
+        False, description="keep the final weights as an artifact: a copy of them on disk or server"
+    )
+    stall_minutes: float | None = Field(
+        30.0, gt=0, description="minutes of silence after which a run warns and alerts; null: never"
+    )
 
 
 class RuntimeConfig(Section):
     """The machine: device and distributed set-up. Ranks come from torchrun's or srun's environment."""
 
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: int | None = Field(None, ge=1, description="torch threads per process on a CPU")
-    parallel: Literal["ddp", "fsdp"] = Field("ddp", description="fsdp: weights cut over ranks, for large models")
-    timeout_s: float = Field(600.0, gt=0, description="a collective that hangs longer ends the job")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU where there is one, else the CPU")
+    threads: int | None = Field(None, ge=1, description="torch threads per process on a CPU; null: torch decides")
+    parallel: Literal["ddp", "fsdp"] = Field(
+        "ddp", description="ddp: each rank has the model; fsdp: weights cut over ranks, for large models"
+    )
+    timeout_s: float = Field(600.0, gt=0, description="seconds; a collective that hangs longer ends the job")
 
 
 class EncoderConfig(Section):
     """A timm Vision Transformer by name; ``args`` override its size (embed_dim, depth, num_heads, patch_size ...)."""
 
-    name: str = "vit_base_patch16_224"
-    args: dict[str, Any] = {}
-    pretrained: str | None = Field(None, description="a local weight file; nothing is downloaded")
+    name: str = Field("vit_base_patch16_224", description="a timm model, or a network of vea such as vea_face_cnn")
+    args: Arguments = Field({}, description="arguments of the model that replace its own; none by default")
+    pretrained: str | None = Field(
+        None,
+        description="a local weight file, nothing is downloaded; null: random weights, or those of train.init_from",
+    )
 
 
 class TeacherConfig(Section):
@@ -134,9 +182,13 @@ class TeacherConfig(Section):
     paper. ``text`` reads those of the prompts (`vea enrich teacher-text`), the same numbers; ``both`` reads both.
     """
 
-    name: str = "ViT-B-16"
-    pretrained: str | None = None
-    cache: Literal["none", "image", "text", "both"] = "none"
+    name: str = Field("ViT-B-16", description="open_clip model, hub id, folder of pretrain/align.py, or tiny-synthetic")
+    pretrained: str | None = Field(
+        None, description="local file, or tag of open_clip; null: the name brings its weights"
+    )
+    cache: Literal["none", "image", "text", "both"] = Field(
+        "none", description="which embeddings are read from sidecars; none: the teacher runs on each batch"
+    )
 
     def cached(self, kind: Literal["image", "text"]) -> bool:
         """Returns whether the embeddings of images, or of prompts, come from a sidecar."""
@@ -146,18 +198,22 @@ class TeacherConfig(Section):
 class PromptConfig(Section):
     """How a sample becomes the teacher's text (UniEmoX, section 1.5 of the facts): captions, or EmoSet attributes."""
 
-    source: Literal["auto", "caption", "attributes"] = "auto"
-    emotion: bool = Field(True, description="False leaves the label out of the text")
+    source: Literal["auto", "caption", "attributes"] = Field(
+        "auto", description="auto: a caption where a sample has one, else the sentences of its attributes"
+    )
+    emotion: bool = Field(
+        True, description="whether the last sentence names the emotion; false keeps the label out of the text"
+    )
 
 
 class RunConfig(Section):
     """What every recipe shares."""
 
-    recipe: str
-    name: str
-    out: str | None = Field(None, description="run folder; default runs/<name>")
-    seed: int = Field(0, ge=0)
-    notes: str = ""
+    recipe: str = Field(description="what is trained; it decides which keys there are")
+    name: str = Field(description="name of the run")
+    out: str | None = Field(None, description="run folder; null: runs/<name>")
+    seed: int = Field(0, ge=0, description="of weights, order of data, augmentation and masks")
+    notes: str = Field("", description="free text that the tracker and the report show")
     data: DataConfig
     augment: AugmentConfig = AugmentConfig()
     train: TrainConfig

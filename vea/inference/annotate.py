@@ -47,13 +47,14 @@ def annotated(image: np.ndarray, prediction: Prediction) -> np.ndarray:
     return np.asarray(picture)
 
 
-def annotate(path: Path, prediction: Prediction, *, folder: Path) -> Path:
+def annotate(path: Path | str, prediction: Prediction, *, folder: Path) -> Path:
     """Returns the picture written under ``folder`` with a box and a name on every face."""
     from PIL import Image
 
-    from vea.data.views.pictures import read_image
+    from vea.data.views.pictures import is_url, picture_name, read_image
 
-    picture = Image.fromarray(annotated(read_image(path), prediction))
+    picture = Image.fromarray(annotated(read_image(path, urls=is_url(path)), prediction))
+    path = Path(picture_name(path))
     target = folder / f"{path.stem}.png"
     number = 1
     while target.exists():  # pictures of the same name in two folders, or of an earlier call: nothing is overwritten

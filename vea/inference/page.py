@@ -147,9 +147,7 @@ def build(
     """Returns the page (``gradio.Blocks``); beyond ``queue`` waiting requests visitors are told to come back."""
     import gradio as gr
 
-    as_it_is: dict[str, Any] = {
-        "preprocess": False
-    }  # gradio's preprocessing of a file leaves an empty one behind each time
+    as_it_is: dict[str, Any] = {"preprocess": False}  # gradio's own leaves an empty file behind each time
     with gr.Blocks(title="vea", analytics_enabled=False) as blocks:
         gr.Markdown(f"# vea: which emotion?\nModel: {predictor.description}. Pictures stay on this machine. A guess "
                     "from looks: it does not tell what a person feels.")  # fmt: skip

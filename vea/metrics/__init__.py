@@ -1,10 +1,16 @@
 """Metrics; everything public is importable from here."""
 
+from vea.metrics.agreement import aggregate_labels, fleiss_kappa, krippendorff_alpha, norm_reliability, quadratic_kappa
 from vea.metrics.bootstrap import RESAMPLES, bootstrap_confusions, bootstrap_interval
+from vea.metrics.calibration import calibration_scores
 from vea.metrics.captions import caption_scores
+from vea.metrics.choice import choice_scores
 from vea.metrics.classification import ClassificationMetrics, accuracy, balanced_accuracy, macro_f1, recall
 from vea.metrics.labelsets import MultilabelMetrics
+from vea.metrics.open_vocabulary import hit_rate, wheel_scores
+from vea.metrics.ratings import human_scores, rating_scores
 from vea.metrics.retrieval import retrieval_recall
+from vea.metrics.statements import pair_score, statement_scores
 from vea.metrics.values import VALUE_STATISTICS, ValueMetrics, concordance, pearson, rmse
 
 __all__ = [
@@ -14,14 +20,27 @@ __all__ = [
     "MultilabelMetrics",
     "ValueMetrics",
     "accuracy",
+    "aggregate_labels",
     "balanced_accuracy",
     "bootstrap_confusions",
     "bootstrap_interval",
+    "calibration_scores",
     "caption_scores",
+    "choice_scores",
     "concordance",
+    "fleiss_kappa",
+    "hit_rate",
+    "human_scores",
+    "krippendorff_alpha",
     "macro_f1",
+    "norm_reliability",
+    "pair_score",
     "pearson",
+    "quadratic_kappa",
+    "rating_scores",
     "recall",
     "retrieval_recall",
     "rmse",
+    "statement_scores",
+    "wheel_scores",
 ]

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor
+
+from vea.errors import VeaError
 
 
 def fit_temperature(probabilities: Tensor, targets: Tensor) -> float | None:
@@ -43,3 +48,42 @@ def reliability(probabilities: Tensor, targets: Tensor, *, bins: int = 15) -> li
             right = (predicted[row] == targets[row]).float().mean()
             found.append({"confidence": float(confidence[row].mean()), "accuracy": float(right), "samples": len(row)})
     return found
+
+
+def calibration_scores(confidence: Any, correct: Any, bins: int = 10) -> dict[str, float]:
+    """Returns how far stated confidence can be trusted.
+
+    Args:
+        confidence: (N,), 0 to 1.
+        correct: (N,), whether each answer was right.
+        bins: equal bins ``[low, high)``; the last is closed, so that a confidence of 1 counts (EmoCaliber's own
+            scorer drops it).
+
+    Returns:
+        ``ece``, the expected calibration error; ``brier``, the mean squared error; ``auroc``, the chance that a right
+        answer has more confidence than a wrong one, ties half (NaN where all are right or all are wrong). All NaN
+        without answers.
+
+    Raises:
+        VeaError: the lengths differ, or a confidence is outside 0 to 1.
+    """
+    c, right = np.asarray(confidence, float).ravel(), np.asarray(correct, float).ravel()
+    if c.shape != right.shape:
+        raise VeaError(f"{len(c)} confidences and {len(right)} answers; there must be one for each")
+    if bins < 1:
+        raise VeaError(f"bins is {bins}; it must be at least 1")
+    if len(c) == 0:
+        return {"ece": float("nan"), "brier": float("nan"), "auroc": float("nan")}
+    if not ((c >= 0) & (c <= 1)).all():
+        raise VeaError("a confidence is outside 0 to 1; divide percentages by 100")
+    edges = np.linspace(0, 1, bins + 1)
+    place = np.clip(np.searchsorted(edges, c, side="right") - 1, 0, bins - 1)
+    gaps = np.bincount(place, right - c, bins)
+    positive, negative = right > 0.5, right <= 0.5
+    auroc = float("nan")
+    if positive.any() and negative.any():
+        from scipy.stats import rankdata
+
+        above = rankdata(c)[positive].sum() - positive.sum() * (positive.sum() + 1) / 2
+        auroc = float(above / (positive.sum() * negative.sum()))
+    return {"ece": float(np.abs(gaps).sum() / len(c)), "brier": float(((c - right) ** 2).mean()), "auroc": auroc}

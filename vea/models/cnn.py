@@ -107,7 +107,46 @@ class FaceNano(FaceCNN):
         super().__init__(in_chans=in_chans, widths=widths, pool=pool)
 
 
-NETWORKS: dict[str, Callable[..., nn.Module]] = {"vea_face_cnn": FaceCNN, "vea_face_nano": FaceNano}
+class SceneLite(nn.Module):
+    """EfficientNet-Lite (timm's, Apache-2.0) whose pooled features are those of two late stages and its head.
+
+    Called with (B, 3, H, W), returns (B, num_features): the mean over places of stage five, stage six and the head of
+    1,280. What a picture evokes hangs on colours and textures as well as on what is in it (docs/results/scene.md).
+    ``size`` is 0 to 4, as in the paper's names.
+    """
+
+    def __init__(self, *, in_chans: int = 3, size: int = 2) -> None:
+        super().__init__()
+        import timm
+
+        self.body = timm.create_model(f"tf_efficientnet_lite{size}", in_chans=in_chans, num_classes=0, global_pool="")
+        self.num_features = sum(self.body.blocks[stage][-1].conv_pwl.out_channels for stage in (4, 5)) + 1280
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Returns the patterns by which timm groups parameters into layers."""
+        return {"stem": r"^body\.(conv_stem|bn1)", "blocks": r"^body\.blocks\.(\d+)"}
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Returns the last feature map (B, 1280, H/32, W/32)."""
+        return self.body.forward_features(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns pooled features (B, num_features)."""
+        body, pooled = self.body, []
+        x = body.bn1(body.conv_stem(x))
+        for number, block in enumerate(body.blocks):
+            x = block(x)
+            if number in (4, 5):
+                pooled.append(x.mean((2, 3)))
+        pooled.append(body.bn2(body.conv_head(x)).mean((2, 3)))
+        return torch.cat(pooled, dim=1)
+
+
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    "vea_face_cnn": FaceCNN,
+    "vea_face_nano": FaceNano,
+    "vea_scene_lite": SceneLite,
+}
 
 
 def build_network(name: str, *, channels: int, args: dict[str, Any] | None = None) -> nn.Module:

@@ -126,7 +126,7 @@ def test_images_that_are_none_are_refused_in_one_sentence(tmp_path):
         (text, r"text\.jpg: not an image"),
         (tmp_path / "absent.jpg", r"no file .*absent\.jpg"),
         (b"", "the image bytes: not an image"),
-        (np.zeros((4, 4, 3)), "uint8"),
+        (np.zeros((4, 4, 3)) - 1, "uint8"),
         (np.zeros((0, 4, 3), np.uint8), "empty"),
     ]
     for image, sentence in cases:
