@@ -8,7 +8,24 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from vea.inference.results import Prediction
+
+
+MAX_SHOWN = 1600  # pixels a side of pictures that are shown: WebP ends at 16,383, and a browser has no use for more
+
+
+def shown(image: np.ndarray) -> Image.Image:
+    """Returns the picture, reduced where a side is above ``MAX_SHOWN``."""
+    from PIL import Image
+
+    picture = Image.fromarray(image)
+    if max(picture.size) > MAX_SHOWN:
+        factor = MAX_SHOWN / max(picture.size)
+        size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
+        picture = picture.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
+    return picture
 
 
 def annotated(image: np.ndarray, prediction: Prediction) -> np.ndarray:

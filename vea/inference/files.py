@@ -7,6 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from vea.data.views.formats import SUFFIXES, passed_over, pictures_below
 from vea.data.views.pictures import is_url
@@ -44,3 +45,11 @@ def find_files(paths: Sequence[str | Path], *, passed: Counter[str] | None = Non
     if passed is not None:
         passed.update(counts)
     return list(dict.fromkeys(found))
+
+
+def csv_text(value: Any) -> Any:
+    """Returns a cell of CSV: a text that a spreadsheet would run as a formula gets an apostrophe in front.
+
+    Numbers stay as they are. Source: OWASP, CSV Injection.
+    """
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else value
