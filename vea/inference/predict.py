@@ -20,7 +20,7 @@ from vea.data.views.decode import say_once
 from vea.data.views.pictures import ImageLike, is_single, read_image
 from vea.data.views.views import Views
 from vea.distributed.runtime import compute_device
-from vea.errors import VeaError
+from vea.errors import RunError, VeaError
 from vea.faces.detect import Box, face_detector
 from vea.inference.results import Attribute, Face, Prediction
 from vea.tasks.recognise import RecogniseTask
@@ -79,6 +79,8 @@ class Predictor:
             start += size
             answers = self.task.answers(self.task.predict({"image": stacked.to(self.device)}))
             for name, value in answers.items():
+                if not torch.isfinite(value).all():
+                    raise RunError(f"{self.description}: its {name} is not a number: the weights are broken")
                 parts[name].append(value.float().cpu().numpy())
         return {name: np.concatenate(rows) for name, rows in parts.items()}
 

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import vea
+from vea.config.base import public
 from vea.publish.card import model_card
 from vea.publish.verify import _compare, outputs
 from vea.storage import atomic
@@ -40,7 +41,7 @@ def export_hub(model: SavedModel, out: Path, *, images: Tensor) -> dict[str, flo
         "id2label": {str(number): name for number, name in enumerate(described["classes"][main])},
         "task": described,
         "preprocessing": preprocessing(model),
-        "config": config.model_dump(mode="json"),
+        "config": public(config.model_dump(mode="json")),
         **{name: state[name] for name in ("step", "samples", "best", "versions", "git") if name in state},
     }
     with atomic.new_folder(out) as temporary:

@@ -14,7 +14,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,19 @@ FIRST_WAIT_S = 0.5  # doubles: a server may be away for half a minute
 
 class Absent(RunError):
     """A server answers that it has no such file."""
+
+
+def check_name(name: Any, *, where: str) -> str:
+    """Returns the file name that an index gives; one that leaves the folder of its set is refused.
+
+    Raises:
+        VeaError: it is no plain name of one part: folders, drives, hidden files, control characters, links by dots.
+    """
+    if not isinstance(name, str) or not re.fullmatch(r"(?!\.)[^/\\:\x00-\x1f]{1,200}", name) or name.strip() != name:
+        raise VeaError(
+            f"{where} names a file {str(name)[:80]!r}, which is no plain file name: do not use this data set"
+        )
+    return name
 
 
 def is_url(path: str | os.PathLike[str]) -> bool:
@@ -48,14 +61,16 @@ class Remote:
 
     url: str
     folder: Path
+    query: str = field(default="", repr=False)  # of a signed URL: part of every request, of no name and no message
 
     @classmethod
     def at(cls, path: str | os.PathLike[str]) -> Remote:
         """Returns the data set at a URL; equal names at different URLs do not meet in the cache."""
         scheme, _, rest = str(path).partition(":")
+        rest, _, query = rest.partition("?")
         url = f"{scheme}://{rest.strip('/').removesuffix('index.json').rstrip('/')}"
         name = re.sub(r"[^A-Za-z0-9_-]+", "_", url.rpartition("/")[2])[:40]
-        return cls(url, cache_root() / f"{name}-{hashlib.sha256(url.encode()).hexdigest()[:16]}")
+        return cls(url, cache_root() / f"{name}-{hashlib.sha256(url.encode()).hexdigest()[:16]}", query)
 
     def index(self) -> Path:
         """Returns ``index.json``, fetched anew: it says what every shard must be."""
@@ -69,7 +84,7 @@ class Remote:
         Raises:
             RunError: the server does not have it, or what it sends is not what the index says.
         """
-        path = self.folder / entry["file"]
+        path = self.folder / check_name(entry["file"], where=f"{self.url}/index.json")
         with self._alone(path.with_suffix("")):
             if path.is_file() and path.stat().st_size == entry["bytes"] and path.with_suffix(".idx").is_file():
                 os.utime(path)
@@ -84,7 +99,7 @@ class Remote:
 
         ``meta.json`` is fetched anew; rows that were made with another one are in a folder of their own.
         """
-        fetched = self.folder / SIDECARS / f"{name}.json"
+        fetched = self.folder / SIDECARS / f"{check_name(name, where='the config')}.json"
         with self._alone(fetched):
             try:
                 self._fetch(f"sidecars/{name}/meta.json", fetched)
@@ -106,6 +121,8 @@ class Remote:
         Raises:
             RunError: the server does not have it (``Absent``), or what it sends is wrong.
         """
+        if not path.resolve().is_relative_to(self.folder.resolve()):
+            raise VeaError(f"{path.name!r} is not in the cache of {self.url}: do not use this data set")
         with self._alone(path):
             if path.is_file():
                 os.utime(path)
@@ -132,7 +149,7 @@ class Remote:
                 if attempt:
                     time.sleep(FIRST_WAIT_S * 2 ** (attempt - 1))
                 try:
-                    _download(url, draft)
+                    _download(f"{url}?{self.query}" if self.query else url, draft)
                     problem = check(draft)
                 except VeaError:
                     raise
@@ -142,6 +159,8 @@ class Remote:
                     raise RunError(f"{url}: not allowed ({error}); check the address and your credentials") from None
                 except Exception as error:  # each kind of server has errors of its own
                     problem = f"{type(error).__name__}: {' '.join(str(error).split())}"
+                    if self.query:
+                        problem = problem.replace(self.query, "...")
                 if not problem:
                     atomic.rename(draft, target)
                     return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import platform
 from pathlib import Path
@@ -14,9 +15,11 @@ from torch import Tensor
 
 import vea
 from vea.config import RunConfig, to_yaml
+from vea.config.base import public
 from vea.distributed import collectives, stragglers
 from vea.distributed.runtime import Runtime
 from vea.errors import RunError, VeaError
+from vea.metrics.direction import higher_is_better
 from vea.storage import atomic, checkpoint, lock
 from vea.storage.provenance import git_state
 from vea.tasks.base import Task
@@ -56,7 +59,7 @@ def check_same_run(folder: Path, *, config: RunConfig) -> None:
         raise RunError(
             f"{folder / 'state.json'} is broken; remove its folder to go on from an earlier checkpoint"
         ) from None
-    difference = first_difference(old, config.model_dump(mode="json"))
+    difference = first_difference(old, public(config.model_dump(mode="json")))
     if difference:
         raise VeaError(
             f"{config.run_dir} holds a run with other settings ({difference}); choose another name=..., or start "
@@ -99,7 +102,7 @@ class _Run:
         self.best: dict[str, Any] | None = None
         self.owes_validation = False  # a signal came at a step that validates: the next life validates first
         self.metrics: dict[str, float] = {}
-        self.plain_config = config.model_dump(mode="json")
+        self.plain_config = public(config.model_dump(mode="json"))
         self.versions = {"vea": vea.__version__, "torch": torch.__version__, "python": platform.python_version()}
         self.git = git_state() if runtime.is_main else {}
         self.writer = checkpoint.CheckpointWriter()
@@ -193,8 +196,13 @@ class _Run:
         if name not in metrics:
             raise VeaError(f"select_by: validation has no metric {name!r}; it has {', '.join(sorted(metrics))}")
         value = metrics[name]
+        if not math.isfinite(value):
+            raise RunError(
+                f"select_by: {name} is {value} at step {self.step}: the model predicts no numbers; the last "
+                "checkpoint is good"
+            )
         better = self.best is None or (
-            value > self.best["value"] if _higher_is_better(name) else value < self.best["value"]
+            value > self.best["value"] if higher_is_better(name) else value < self.best["value"]
         )
         if better:
             self.best = {"metric": name, "value": value, "step": self.step}
@@ -204,9 +212,3 @@ class _Run:
                 checkpoint.save_weights(
                     self.dir / "best", chosen, self.metadata(step=self.step, metrics=metrics, ema=ema is not None)
                 )
-
-
-def _higher_is_better(name: str) -> bool:
-    return not any(
-        word in name for word in ("loss", "error", "reconstruction", "similarity", "contrastive", "rmse", "ece")
-    )
