@@ -152,6 +152,8 @@ def test_absent_models_and_detector_are_named(run_dir, tmp_path, monkeypatch):
     with pytest.raises(VeaError, match=r"recipe is .pretrain."):
         load(tmp_path / "other")
     monkeypatch.setitem(sys.modules, "yuface", None)
+    monkeypatch.delenv("VEA_DATA", raising=False)  # nor YuNet
+    monkeypatch.delenv("VEA_WEIGHTS", raising=False)
     with pytest.raises(VeaError, match=r"pip install 'vea\[faces\]'"):
         load(run_dir).predict(picture())
 
