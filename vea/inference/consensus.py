@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vea.errors import VeaError
-from vea.taxonomy.emotions import map_expressions
+from vea.taxonomy.words import map_expressions
 
 
 def consensus(first: Tensor, second: Tensor, *, classes: Sequence[str], others: Sequence[str]) -> Tensor:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from vea.errors import VeaError
 from vea.tasks.recognise import RecogniseTask
-from vea.taxonomy.emotions import canonical_expression
+from vea.taxonomy.words import canonical_expression
 from vea.taxonomy.vad import VAD
 
 LOW, HIGH = 50.0, 95.0  # percentiles of the neutral faces and of an emotion's own, between which its scale runs
@@ -130,7 +130,7 @@ class Intensity:
                 names = ("neutral", "directions", "low", "high")
                 return cls(classes, **{name: file.get_tensor(name) for name in names})
         except (OSError, SafetensorError, KeyError, TypeError) as error:
-            raise VeaError(f"{path} holds no intensity directions ({error}); benchmarks/intensity.py --out writes them") from None
+            raise VeaError(f"{path} holds no intensity directions ({error}); see benchmarks/intensity.py") from None
 
 
 def k_means(found: Tensor, number: int, *, steps: int = 20) -> Tensor:

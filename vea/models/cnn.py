@@ -78,7 +78,9 @@ class FaceCNN(nn.Module):
     ):
         super().__init__()
         if depths and len(depths) != len(widths) - 1:
-            raise VeaError(f"model.encoder.args: depths needs {len(widths) - 1} numbers, one a stage, not {len(depths)}")
+            raise VeaError(
+                f"model.encoder.args: depths needs {len(widths) - 1} numbers, one a stage, not {len(depths)}"
+            )
         if pool not in ("avg", "avgmax"):
             raise VeaError(f"model.encoder.args: pool is avg or avgmax, not {pool!r}")
         self.pool = pool
