@@ -236,9 +236,8 @@ def main(argv: list[str]) -> int:
 
     rows = {}
     width = max(map(len, models))
-    print(
-        f"{'model':{width}} {'FER2013 %':>10} {'FER+ majority %':>16} {'ms per face':>12} {'LFW %: FER2013 FER+ both':>30}"
-    )
+    columns = f"{'FER2013 %':>10} {'FER+ majority %':>16} {'ms per face':>12} {'LFW %: FER2013 FER+ both':>30}"
+    print(f"{'model':{width}} {columns}")
     for name, recognise in models.items():
         answers = [recognise(face) for face, _, _ in faces]
         first, faces_first = accuracy([pair[0] for pair in answers], [label for _, label, _ in faces])

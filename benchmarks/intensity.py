@@ -19,6 +19,7 @@ import csv
 import json
 import os
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,12 @@ from vea.taxonomy.words import map_expressions
 
 CARDS = Path(__file__).resolve().parents[1] / "datasets" / "cards"
 BATCH, RANDOM, STEPS = 256, 100, (0.0, 0.5, 1.0, 1.5, 2.0)
+FACES = {
+    *range(0x1F600, 0x1F638),
+    *range(0x1F641, 0x1F645),
+    *range(0x1F910, 0x1F918),
+    *range(0x1F920, 0x1F930),
+}  # emoji
 PY_FEAT = ("Neutral", "Happy", "Sad", "Surprise", "Fear", "Disgust", "Anger")
 
 
@@ -88,7 +95,7 @@ def walk(task: RecogniseTask, intensity: Intensity, row: int, column: int) -> li
 def of_emoji(task: RecogniseTask, root: Path) -> dict[str, Any]:
     """Returns rho of valence with people's polarity over the emoji that show a face."""
     rows = [json.loads(line) for line in (root / "index.jsonl").read_text(encoding="utf-8").splitlines()]
-    rows = [row for row in rows if row["valence_polarity"] is not None and row["group"] == "Smileys & Emotion"]
+    rows = [row for row in rows if row["valence_polarity"] is not None and int(row["codepoints"][:5], 16) in FACES]
     found = {}
     for design in ("twitter", "google"):
         pictures = [read_image(root / row["images"][design]) for row in rows]
@@ -162,7 +169,7 @@ def main(argv: list[str]) -> None:
             key: None if pair is None else [round(float(value), 3) for value in pair] for key, pair in rows.items()
         }
         shown = " ".join(f"{'-' if pair is None else f'{pair[0]:.2f} / {pair[1]:.2f}':>13}" for pair in rows.values())
-        rises = "rises" if all(a < b for a, b in zip(steps, steps[1:])) else "does not rise"
+        rises = "rises" if all(a < b for a, b in pairwise(steps)) else "does not rise"
         print(f"{name:10} {near.sum():10d} {shown} {rises} {steps[0]:.2f} to {steps[-1]:.2f}", flush=True)
     record = {"split": arguments.split, "faces": len(found), "intensity": table}
     record |= {"valence": of_emoji(task, base / "emoji_affect"), "table": of_the_table(base / "news_face_series")}

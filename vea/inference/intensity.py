@@ -21,8 +21,8 @@ from torch import Tensor
 
 from vea.errors import VeaError
 from vea.tasks.recognise import RecogniseTask
-from vea.taxonomy.words import canonical_expression
 from vea.taxonomy.vad import VAD
+from vea.taxonomy.words import canonical_expression
 
 LOW, HIGH = 50.0, 95.0  # percentiles of the neutral faces and of an emotion's own, between which its scale runs
 
