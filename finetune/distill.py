@@ -209,7 +209,7 @@ def worse(views: Tensor, numbers: np.random.Generator, *, strength: float) -> Te
 
 
 def student(config: RecogniseConfig) -> RecogniseTask:
-    """Returns the network of ``config``, begun from ``train.init_from``; blocks that that one lacks begin as nothing."""
+    """Returns the network of ``config``, begun from ``train.init_from``; blocks that one lacks begin as nothing."""
     task = RecogniseTask(config.model_copy(update={"distill": type(config.distill)()}), fields=label_fields(config))
     if config.train.init_from:
         found = open_model(config.train.init_from).task.state_dict()
@@ -286,7 +286,8 @@ def train(config: RecogniseConfig, views: dict[str, Tensor], given: argparse.Nam
     middle, spread = sample.mean(0), sample.std(0).clamp(min=0.02)
     own = {"versions": {"vea": vea.__version__, "torch": torch.__version__, "python": platform.python_version()},
            "git": git_state(), "seed": config.seed, "recipe": config.recipe,
-           "config": config.model_dump(mode="json"), "distil": {name: getattr(given, name) for name in SETTINGS}}  # fmt: skip
+           "config": config.model_dump(mode="json"),
+           "distil": {name: getattr(given, name) for name in SETTINGS}}  # fmt: skip
     task.train()
     while step < settings.steps:
         numbers = np.random.default_rng([7, config.seed, step])
