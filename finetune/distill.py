@@ -36,12 +36,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import vea
-from vea.config import RecogniseConfig, load_config
-from vea.config.load import to_yaml
+from vea.config import RecogniseConfig, load_config, to_yaml
 from vea.data.loading.loader import eval_loader
 from vea.data.shards.reader import ShardReader
 from vea.errors import VeaError, command
 from vea.losses.classification import soft_cross_entropy
+from vea.storage import atomic
 from vea.storage.atomic import write_text
 from vea.storage.checkpoint import save_weights
 from vea.storage.provenance import git_state
@@ -130,7 +130,7 @@ def write_views(out: Path, *, data: str, teacher: Path, rounds: int) -> None:
             temporary = path.with_name(f".{path.name}")
             np.savez(temporary, view=view, index=rows, partner=np.array(partners), share=np.float32(shares),
                      features=features, logits=logits)  # fmt: skip
-            temporary.rename(path)
+            atomic.rename(temporary, path)
             print(f"{path}: {time.strftime('%H:%M:%S')}", flush=True)
 
 
@@ -340,7 +340,7 @@ def train(config: RecogniseConfig, views: dict[str, Tensor], given: argparse.Nam
             torch.save(
                 {name: part.state_dict() for name, part in kept.items()} | {"step": step, "best": best}, temporary
             )
-            temporary.rename(last)
+            atomic.rename(temporary, last)
     print(f"best: {best}, in {run / 'best'}")
 
 
