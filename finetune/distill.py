@@ -1,4 +1,4 @@
-"""Distil a face network from cached answers of a strong one: the way in which the models that ship were trained.
+"""Distil a face network from cached answers of a strong one.
 
     python finetune/distill.py views data/views --data data/fer2013plus --teacher data/weights/fer-densenet121
     python finetune/distill.py train configs/finetune/expression_distilled.yaml --views data/views
