@@ -302,4 +302,4 @@ def test_versions_tracking_and_keys(data: str, tmp_path: Path, monkeypatch: pyte
     old = {"timm": "0.9.1", "torch": "2.14.1+cpu"}
     monkeypatch.setattr(doctor.metadata, "version", lambda name: old.get(name) or real(name))
     versions = findings(plain, "missing")["versions"]
-    assert "timm 0.9.1, not >=1.0.15 -> pip install" in versions and "torch 2.14.1" not in versions
+    assert "timm 0.9.1, not >=" in versions and "torch 2.14.1" not in versions
