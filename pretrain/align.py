@@ -14,8 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
-import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -49,6 +47,7 @@ from vea.models.teachers.two_tower import (
     text_tower,
     text_tower_folder,
 )
+from vea.storage import atomic
 from vea.storage.identity import file_sha256
 from vea.taxonomy.emotions import FER2013_7, FERPLUS_8
 
@@ -62,18 +61,15 @@ def symmetric_infonce(image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
 
 def save_teacher(out: Path, config: dict[str, Any], weights: dict[str, Tensor], extra: dict[str, Any]) -> None:
     """Writes the folder under a temporary name and renames it, so that a broken one is never loaded."""
-    temporary = out.with_name(f"{out.name}.tmp{os.getpid()}")
-    temporary.mkdir(parents=True)
     stored = {
         name: (tensor.detach().half() if tensor.is_floating_point() else tensor).contiguous()
         for name, tensor in weights.items()
     }
-    save_file(stored, temporary / WEIGHTS_NAME)
-    (temporary / WEIGHTS_NAME).chmod(0o644)  # safetensors writes for the owner only
-    for name, content in {"config.json": config, **extra}.items():
-        (temporary / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    shutil.rmtree(out, ignore_errors=True)
-    temporary.rename(out)
+    with atomic.new_folder(out, marker="config.json") as partial:
+        save_file(stored, partial / WEIGHTS_NAME)
+        (partial / WEIGHTS_NAME).chmod(0o644)  # safetensors writes for the owner only
+        for name, content in {"config.json": config, **extra}.items():
+            (partial / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 # ------------------------------------------------------------------------------------------------------ tiny-synthetic

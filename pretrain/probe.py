@@ -48,6 +48,7 @@ from vea.metrics import bootstrap_interval, concordance, rmse
 from vea.models.vit import sincos_positions
 from vea.models.weights import encoder_form, encoder_part, load_encoder, read_weight_file
 from vea.progress import Progress
+from vea.storage import atomic
 from vea.storage.atomic import write_text
 from vea.storage.checkpoint import find_weights, load_weights
 from vea.tasks.recognise import build_trunk
@@ -361,8 +362,8 @@ def probe(path: str, *, data: str, targets: list[str], image_size: int | None, e
             encode = source.encode(row, image_size=size)
             made = features(encode, config, split=split, data=data, batch_size=batch_size)
             cache.mkdir(parents=True, exist_ok=True)
-            save_file({name: value.contiguous() for name, value in made.items()}, file.with_suffix(".part"))
-            file.with_suffix(".part").replace(file)
+            with atomic.new_file(file) as partial:
+                save_file({name: value.contiguous() for name, value in made.items()}, partial)
         return load_file(file)
 
     chosen = {}

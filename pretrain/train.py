@@ -1,8 +1,8 @@
 """Pretrain an encoder with UniEmoX: masked reconstruction, fusion of scene and person, and a frozen teacher.
 
-    python pretrain/train.py configs/pretrain/smoke.yaml                             # a minute on two CPU cores
-    python pretrain/train.py configs/pretrain/faces_cpu.yaml train.steps=500         # any key can be replaced
-    torchrun --nproc-per-node 8 pretrain/train.py configs/pretrain/emoset_vitb16.yaml
+python pretrain/train.py configs/pretrain/smoke.yaml                             # a minute on two CPU cores
+python pretrain/train.py configs/pretrain/faces_cpu.yaml train.steps=500         # any key can be replaced
+torchrun --nproc-per-node 8 pretrain/train.py configs/pretrain/emoset_vitb16.yaml
 """
 
 from __future__ import annotations

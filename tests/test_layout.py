@@ -199,6 +199,26 @@ def test_no_pickle_is_ever_loaded():
     assert calls, "no torch.load found: does the reading of checkpoints still go through torch.load?"
 
 
+OWNERS = {"rename", "renames", "replace", "remove", "unlink", "rmdir", "rmtree", "move", "flock", "lockf"}
+
+
+def test_only_storage_renames_deletes_and_locks():
+    """Functions of ``os``, ``shutil`` and ``fcntl``, methods that only paths have, ``replace`` of one argument."""
+    wrong = []
+    for path in IN_VEA + [p for p in SOURCES if p.relative_to(ROOT).parts[0] in ("pretrain", "finetune", "datasets")]:
+        if path.is_relative_to(ROOT / "vea" / "storage"):
+            continue
+        for node in ast.walk(tree_of(path)):
+            if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+                continue
+            owner, name = ast.unparse(node.func.value), node.func.attr
+            of_module = owner in ("os", "shutil", "fcntl") and name in OWNERS
+            of_path = name in ("unlink", "rmdir", "rename") or (name == "replace" and len(node.args) == 1)
+            if of_module or (of_path and owner not in ("atomic", "dataclasses") and not node.keywords):
+                wrong.append(f"{where(path, node.lineno)} {owner}.{name}")
+    assert not wrong, "\n".join(wrong)
+
+
 def test_no_file_is_named_after_nothing():
     names = {"utils", "util", "misc", "helpers", "helper", "common"}
     assert not [p.relative_to(ROOT).as_posix() for p in SOURCES if p.stem in names or p.parent.name in names]

@@ -31,7 +31,7 @@ def page(tmp_path_factory, repository):
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-    words = ["-m", "vea.commands.main", "serve", "--port", str(port), "--max-mb", "5", "--queue", "8"]
+    words = ["-m", "vea.commands.main", "serve", "--port", str(port), "--max-mb", "5", "--queue", "8", "--keep", "60"]
     log = tmp_path_factory.mktemp("serve") / "log.txt"
     environment = {**os.environ, "GRADIO_TEMP_DIR": str(log.parent / "uploads")}
     with log.open("w") as out:

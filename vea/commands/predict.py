@@ -6,10 +6,13 @@ import argparse
 import csv
 import json
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from vea.data.views.formats import passed_over
+from vea.data.views.pictures import picture_name
 from vea.errors import VeaError, command
 
 if TYPE_CHECKING:
@@ -30,7 +33,7 @@ def _rounded(shares: dict[str, float]) -> dict[str, float]:
     return {name: round(value, 4) for name, value in shares.items()}
 
 
-def record(path: Path, prediction: Prediction) -> dict:
+def record(path: str, prediction: Prediction) -> dict:
     """Returns one picture's result for JSON."""
     faces = [
         {
@@ -43,7 +46,7 @@ def record(path: Path, prediction: Prediction) -> dict:
         for face in prediction.faces
     ]
     return {
-        "file": str(path),
+        "file": path,
         "expression": prediction.expression,
         "emotion": prediction.emotion,
         "probabilities": _rounded(prediction.probabilities),
@@ -84,7 +87,7 @@ class Table:
         numbers = [f"{shares[word]:.4f}" if word in shares else "" for word in self.classes]
         return [name or "", *numbers, *(_cell(attributes.get(label)) for label in self.others)]
 
-    def write(self, path: Path, prediction: Prediction) -> None:
+    def write(self, path: str, prediction: Prediction) -> None:
         """Writes a picture's rows; without faces, one row for the picture as a whole."""
         faces, whole = prediction.faces, prediction.expression or prediction.emotion
         if self.writer:
@@ -109,18 +112,22 @@ class Table:
 def main(argv: list[str]) -> int:
     """Runs ``vea predict``; returns 1 where a file could not be read, after all others were done."""
     parser = argparse.ArgumentParser(prog="vea predict", description=__doc__)
-    parser.add_argument("paths", nargs="+", type=Path, metavar="FILE|FOLDER|GLOB")
+    parser.add_argument("paths", nargs="+", metavar="FILE|FOLDER|GLOB")
     parser.add_argument("--model", default="expression", help="expression or expression-nano (both ship), a run, a hub")
     parser.add_argument("--target", help="which label of the model to predict")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--no-faces", action="store_true", help="the pictures are face crops: do not search for faces")
+    parser.add_argument("--urls", action="store_true", help="fetch pictures named by http(s) addresses")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="one JSON object per picture and line")
     form.add_argument("--csv", action="store_true", help="one line per face")
     parser.add_argument("--annotate", type=Path, metavar="DIR", help="write the pictures with boxes and names here")
     arguments = parser.parse_args(argv)
 
-    files = find_files(arguments.paths)
+    passed: Counter[str] = Counter()
+    files = find_files(arguments.paths, passed=passed)
+    if passed:
+        print(passed_over(passed), file=sys.stderr)
     from vea.inference.predict import load  # torch: only once the arguments are known to be good
 
     predictor = load(arguments.model, target=arguments.target, device=arguments.device)
@@ -132,8 +139,9 @@ def main(argv: list[str]) -> int:
         columns, target = predictor.classes, predictor.target
         table = Table(sys.stdout, classes=columns, as_csv=arguments.csv, target=target, others=others)
     unreadable = 0
-    results = predictor.stream(files, detect_faces=not arguments.no_faces)
-    for number, (path, result) in enumerate(zip(files, results), start=1):
+    results = predictor.stream(files, detect_faces=not arguments.no_faces, urls=arguments.urls)
+    for number, (file, result) in enumerate(zip(files, results), start=1):
+        path = picture_name(file)
         if sys.stderr.isatty() and not sys.stdout.isatty():  # never between lines that a person reads
             print(f"\r{number} of {len(files)}", end="\n" if number == len(files) else "", file=sys.stderr)
         if isinstance(result, VeaError):
@@ -144,7 +152,7 @@ def main(argv: list[str]) -> int:
         else:
             table.write(path, result)
         if arguments.annotate and not isinstance(result, VeaError):
-            annotate(path, result, folder=arguments.annotate)
+            annotate(file, result, folder=arguments.annotate)
     if unreadable:
         print(f"{unreadable} of {len(files)} files could not be read", file=sys.stderr)
     return 1 if unreadable else 0

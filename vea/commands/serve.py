@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-import numpy as np
-
 from vea.errors import VeaError, command
-from vea.inference.explain import load_explainer
-from vea.inference.page import application
-from vea.inference.predict import load
 
 
 @command
@@ -21,19 +16,32 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--explain", metavar="RUN", help="a run of finetune/train.py: a tab that answers in words")
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in (127.0.0.1)")
     parser.add_argument("--port", type=int, default=7860)
-    parser.add_argument("--max-mb", type=float, default=20, help="of an upload (20)")
+    parser.add_argument("--max-mb", type=float, default=20, help="of an uploaded file (20)")
     parser.add_argument("--queue", type=int, default=32, help="requests that may wait (32)")
     parser.add_argument("--workers", type=int, default=1, help="requests at the same time (1)")
+    parser.add_argument("--keep", type=float, default=600, metavar="SECONDS", help="a file stays so long after its "
+                        "last use where no page is open; the files of a page go when it is closed (600)")  # fmt: skip
     parser.add_argument("--device", default="cpu")
     given = parser.parse_args(argv)
+    for name in ("max_mb", "queue", "workers", "keep"):
+        if not getattr(given, name) > 0:
+            raise VeaError(f"--{name.replace('_', '-')} must be more than 0 (got {getattr(given, name)})")
     try:
         import gradio  # noqa: F401
-        import uvicorn
+        import uvicorn  # noqa: F401
     except ImportError:
         raise VeaError("the page needs the package gradio: pip install 'vea[serve]'") from None
+    import numpy as np
+
+    from vea.inference.explain import load_explainer
+    from vea.inference.page import application
+    from vea.inference.predict import load
+    from vea.inference.server import serve
+
     predictor = load(given.model, device=given.device)
     predictor.predict(np.zeros((64, 64, 3), np.uint8))  # a missing face detector shows now, not to the first visitor
     explainer = load_explainer(given.explain, device=given.device) if given.explain else None
-    app = application(predictor, max_mb=given.max_mb, queue=given.queue, workers=given.workers, explainer=explainer)
+    app = application(predictor, max_mb=given.max_mb, queue=given.queue, workers=given.workers, explainer=explainer,
+                      keep_s=given.keep)  # fmt: skip
     print(f"{predictor.description}: http://{given.host}:{given.port} (Ctrl-C ends it)", flush=True)
-    uvicorn.run(app, host=given.host, port=given.port, log_level="warning", timeout_graceful_shutdown=5)
+    serve(app, host=given.host, port=given.port)

@@ -23,6 +23,7 @@ import yaml
 
 from vea.config import RunConfig, load_config
 from vea.errors import RunError, VeaError
+from vea.storage import atomic
 
 SNAPSHOT = "snapshot.json"
 
@@ -52,7 +53,7 @@ def take_snapshot(config: RunConfig, *, root: Path, words: list[str], git: dict[
         print(f"{run} has begun: it goes on with the code of its start, {code}")
         return code
     run.mkdir(parents=True, exist_ok=True)
-    part = run / f".code.{os.getpid()}"
+    part = atomic.partial_name(code)
     try:
         for name in code_files(root):
             (part / name).parent.mkdir(parents=True, exist_ok=True)
@@ -63,13 +64,11 @@ def take_snapshot(config: RunConfig, *, root: Path, words: list[str], git: dict[
         (part / "config.yaml").write_text(
             yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8"
         )
-        if code.exists():
-            shutil.rmtree(code)
-        part.rename(code)
+        atomic.put_folder(part, code)
     except OSError as error:
         raise RunError(f"no copy of the code in {run}: {error.strerror or error}; nothing was submitted") from None
     finally:
-        shutil.rmtree(part, ignore_errors=True)
+        atomic.remove(part)
     return code
 
 

@@ -73,6 +73,17 @@ def sentence(error: ValidationError, schema: type[BaseModel], where: str) -> str
     return f"{where}: {location + ': ' if location else ''}{message[0].lower() + message[1:]}{shown}"
 
 
+def public(value: Any) -> Any:
+    """Returns settings without the queries of URLs: a signed address carries a key that belongs into no file or log."""
+    if isinstance(value, dict):
+        return {key: public(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [public(entry) for entry in value]
+    if isinstance(value, str) and re.match(r"[a-z][a-z0-9+]+:/", value):
+        return value.partition("?")[0]
+    return value
+
+
 def to_yaml(config: BaseModel) -> str:
-    """Returns the resolved config as YAML, every default written out."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    """Returns the resolved config as YAML, every default written out; without the queries of URLs."""
+    return yaml.safe_dump(public(config.model_dump(mode="json")), sort_keys=False, allow_unicode=True)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from vea.config.base import Arguments, Section
 
@@ -161,6 +161,22 @@ class RuntimeConfig(Section):
     timeout_s: float = Field(600.0, gt=0, description="seconds; a collective that hangs longer ends the job")
 
 
+# parts of the names of arguments by which timm reads files or takes functions
+NOT_OF_A_FORM = {
+    "pretrained",
+    "checkpoint",
+    "cache",
+    "file",
+    "url",
+    "hub",
+    "filter",
+    "jit",
+    "cfg",
+    "scriptable",
+    "weight",
+}
+
+
 class EncoderConfig(Section):
     """A timm Vision Transformer by name; ``args`` override its size (embed_dim, depth, num_heads, patch_size ...)."""
 
@@ -170,6 +186,15 @@ class EncoderConfig(Section):
         None,
         description="a local weight file, nothing is downloaded; null: random weights, or those of train.init_from",
     )
+
+    @field_validator("args")
+    @classmethod
+    def _sizes_only(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """A config may come with somebody's weights: what would read files or run code does not pass."""
+        for name in given:
+            if NOT_OF_A_FORM & set(name.lower().split("_")):
+                raise ValueError(f"{name!r} does not change a model's form and is refused; weights go to pretrained")
+        return given
 
 
 class TeacherConfig(Section):

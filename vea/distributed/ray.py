@@ -14,14 +14,15 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import shutil
 import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 
 from vea.errors import RunError, VeaError
+from vea.storage import atomic
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -80,7 +81,7 @@ def session(*, cpus: int | None = None) -> Iterator[Any]:
     finally:
         ray.shutdown()
         if folder:
-            shutil.rmtree(folder, ignore_errors=True)
+            atomic.remove(Path(folder))
 
 
 def room(ray: Any, *, cpus: int = 1, gpus: int = 0) -> int:

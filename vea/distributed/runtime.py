@@ -20,7 +20,9 @@ from vea.config import RuntimeConfig
 from vea.distributed import stragglers
 from vea.distributed.collectives import any_rank, barrier
 from vea.distributed.preempt import came_early
-from vea.errors import Preempted, RunError, VeaError
+from vea.errors import Preempted, RunError, VeaError, did_you_mean
+
+DEVICES = ("cpu", "cuda", "mps", "xpu")  # what people have; torch knows more
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,27 @@ def _place_from_environment() -> tuple[int, int, int]:
         env.update(RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(local))
         return rank, world, local
     return 0, 1, 0
+
+
+def compute_device(name: str | torch.device) -> torch.device:
+    """Returns the device to compute on outside training, by torch's name: ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+
+    Raises:
+        VeaError: torch has no such device, or this machine has none.
+    """
+    try:
+        device = torch.device(name)
+        if device.type == "meta":
+            raise RuntimeError("it computes nothing")
+        torch.empty(1, device=device)
+    except Exception as error:  # each backend has types of its own
+        kind = str(name).partition(":")[0].lower()
+        if kind in DEVICES:
+            why = f": {str(error).splitlines()[0].rstrip('.')[:120]}" if str(error) else ""
+        else:
+            why = did_you_mean("cuda" if kind == "gpu" else kind, DEVICES)
+        raise VeaError(f"device {str(name)!r} cannot be used here{why}; cpu always can") from None
+    return device
 
 
 def cpu_multiplies_bf16() -> bool:

@@ -10,14 +10,17 @@ from vea.enrich.persons import Detection
 
 
 class Faces(Detection):
-    """Faces by libfacedetection (``vea.faces.detect``), the largest first."""
+    """Faces by ``vea.faces.detect``, the largest first."""
 
     name = "faces"
 
     def __init__(self, *, min_score: float = 0.6) -> None:
+        from importlib.util import find_spec
+
         from vea.faces.detect import face_detector
 
-        self.options = {"backend": "yuface", "min_score": min_score}
+        backend = "yuface" if find_spec("yuface") else "yunet"  # rows of the one are not mixed with the other's
+        self.options = {"backend": backend, "min_score": min_score}
         self.detect = face_detector(min_score=min_score)
 
     def prepare(self, image: np.ndarray | None, metadata: dict[str, Any]) -> Any:

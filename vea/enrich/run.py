@@ -8,7 +8,6 @@ sidecar (``--part``, or just side by side: a shard that another process holds is
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import io
 import json
 import os
@@ -27,6 +26,7 @@ from vea.data.shards.reader import ShardReader
 from vea.data.shards.sidecars import FORMAT, check_same_set, index_checksum, read_meta
 from vea.data.views.decode import CorruptImage, decode
 from vea.errors import VeaError
+from vea.storage import atomic, lock
 
 if TYPE_CHECKING:
     pass
@@ -206,7 +206,7 @@ def _start(folder: Path, index: Index, enrichment: Pass) -> None:
         _write(draft, json.dumps(meta, ensure_ascii=False, indent=1).encode() + b"\n")
         with contextlib.suppress(FileExistsError):  # another part was quicker; a link, unlike a rename, never replaces
             os.link(draft, path)
-        draft.unlink()
+        atomic.remove(draft)
     there = read_meta(folder)
     check_same_set(there, index, folder)
     for key in ("pass", "options", "model"):
@@ -236,13 +236,11 @@ def _claim(path: Path) -> Iterator[io.BufferedRandom | None]:
     The lock is on the file itself and goes with it through the rename; the system drops it when a process dies.
     """
     with open(path.with_name(f".{path.name}.partial"), "a+b") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not lock.claim(file):
             yield None
             return
         if path.is_file():  # made between our look and our lock: what we opened may be the finished file
-            Path(file.name).unlink(missing_ok=True)
+            atomic.remove(Path(file.name))
             yield None
             return
         file.truncate(0)
@@ -285,8 +283,7 @@ def _make(
     flush()
     if skipped:
         listed = path.with_name(f"{shard.stem}.skipped.json")
-        _write(listed.with_name(f".{listed.name}"), json.dumps(skipped, ensure_ascii=False, indent=1).encode() + b"\n")
-        os.replace(listed.with_name(f".{listed.name}"), listed)
+        atomic.write_text(listed, json.dumps(skipped, ensure_ascii=False, indent=1) + "\n")
     if enrichment.suffix == ".npy":
         np.save(file, np.stack(rows).astype(np.float32), allow_pickle=False)
     else:
@@ -294,7 +291,7 @@ def _make(
         file.write("".join(f"{line}\n" for line in lines).encode())
     file.flush()
     os.fsync(file.fileno())
-    os.replace(file.name, path)
+    atomic.rename(Path(file.name), path)
     return skipped
 
 

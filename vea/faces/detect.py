@@ -1,9 +1,11 @@
-"""Faces in a picture, by libfacedetection (the package yuface, an extra)."""
+"""Faces in a picture, by libfacedetection (the package yuface) where it has a wheel, else by a YuNet file (OpenCV)."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import TypeAlias
 
@@ -43,21 +45,57 @@ def face_search(yuface: ModuleType) -> Callable[[np.ndarray], np.ndarray]:
     return rows
 
 
-def face_detector(*, min_score: float = 0.6) -> Callable[[np.ndarray], list[tuple[Box, float]]]:
-    """Returns a function from RGB uint8 (H, W, 3) to [(box, score)], largest face first (libfacedetection, by yuface).
+def find_yunet() -> Path | None:
+    """Returns the YuNet file below VEA_WEIGHTS or VEA_DATA/weights (``yunet/*.onnx``), None where there is none."""
+    folders = [Path(os.environ["VEA_WEIGHTS"])] if os.environ.get("VEA_WEIGHTS") else []
+    folders += [Path(os.environ["VEA_DATA"]) / "weights"] if os.environ.get("VEA_DATA") else []
+    return next((path for folder in folders for path in sorted(folder.glob("yunet/*.onnx"))), None)
+
+
+def yunet_search(weights: Path) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns the same function as ``face_search``, by YuNet through OpenCV: runs wherever OpenCV does.
 
     Raises:
-        VeaError: the extra is not installed.
+        VeaError: OpenCV cannot read the file.
+    """
+    try:
+        network = cv2.FaceDetectorYN.create(str(weights), "", (320, 320), 0.1, 0.3, 1000)
+    except cv2.error as error:
+        raise VeaError(f"{weights} is no YuNet that OpenCV reads ({' '.join(str(error).split())[:200]})") from None
+
+    def rows(image: np.ndarray) -> np.ndarray:
+        network.setInputSize((image.shape[1], image.shape[0]))
+        found = network.detect(image)[1]
+        answer = np.zeros((0 if found is None else len(found), 16), np.int16)
+        if found is not None:
+            answer[:, 0], answer[:, 1:15] = (100 * found[:, 14]).round(), found[:, :14].round()
+        return answer
+
+    return rows
+
+
+def face_detector(*, min_score: float = 0.6) -> Callable[[np.ndarray], list[tuple[Box, float]]]:
+    """Returns a function from RGB uint8 (H, W, 3) to [(box, score)], largest face first.
+
+    libfacedetection (package yuface) where it is installed; it has wheels for Python 3.11 on x86-64 Linux and Windows
+    alone. Elsewhere YuNet, whose file the user brings (``find_yunet``).
+
+    Raises:
+        VeaError: neither is there.
     """
     try:
         import yuface
-    except ImportError:
-        raise VeaError(
-            "finding faces needs the package yuface: pip install 'vea[faces]', or pass face crops with "
-            "detect_faces=False (--no-faces)"
-        ) from None
 
-    search = face_search(yuface)
+        search = face_search(yuface)
+    except ImportError:
+        weights = find_yunet()
+        if weights is None:
+            raise VeaError(
+                "finding faces needs the package yuface (pip install 'vea[faces]', Python 3.11 on x86-64 Linux or "
+                "Windows), or elsewhere OpenCV's face_detection_yunet_*.onnx in VEA_WEIGHTS/yunet/; or pass face crops "
+                "with detect_faces=False (--no-faces)"
+            ) from None
+        search = yunet_search(weights)
 
     def detect(image: np.ndarray) -> list[tuple[Box, float]]:
         height, width = image.shape[:2]

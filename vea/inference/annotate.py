@@ -8,7 +8,24 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from vea.inference.results import Prediction
+
+
+MAX_SHOWN = 1600  # pixels a side of pictures that are shown: WebP ends at 16,383, and a browser has no use for more
+
+
+def shown(image: np.ndarray) -> Image.Image:
+    """Returns the picture, reduced where a side is above ``MAX_SHOWN``."""
+    from PIL import Image
+
+    picture = Image.fromarray(image)
+    if max(picture.size) > MAX_SHOWN:
+        factor = MAX_SHOWN / max(picture.size)
+        size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
+        picture = picture.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
+    return picture
 
 
 def annotated(image: np.ndarray, prediction: Prediction) -> np.ndarray:
@@ -30,13 +47,14 @@ def annotated(image: np.ndarray, prediction: Prediction) -> np.ndarray:
     return np.asarray(picture)
 
 
-def annotate(path: Path, prediction: Prediction, *, folder: Path) -> Path:
+def annotate(path: Path | str, prediction: Prediction, *, folder: Path) -> Path:
     """Returns the picture written under ``folder`` with a box and a name on every face."""
     from PIL import Image
 
-    from vea.data.views.pictures import read_image
+    from vea.data.views.pictures import is_url, picture_name, read_image
 
-    picture = Image.fromarray(annotated(read_image(path), prediction))
+    picture = Image.fromarray(annotated(read_image(path, urls=is_url(path)), prediction))
+    path = Path(picture_name(path))
     target = folder / f"{path.stem}.png"
     number = 1
     while target.exists():  # pictures of the same name in two folders, or of an earlier call: nothing is overwritten

@@ -10,6 +10,7 @@ import torch
 
 from vea.config import RECIPES, ExplainConfig
 from vea.data.views.views import Views
+from vea.distributed.runtime import compute_device
 from vea.errors import VeaError
 from vea.storage.checkpoint import find_weights, load_weights
 from vea.tasks.explain import ExplainTask
@@ -20,8 +21,9 @@ def load_explainer(run: str | Path, *, device: str = "cpu", prefer: str = "best"
     """Returns the model of a run of finetune/train.py, ready to write.
 
     Raises:
-        VeaError: there is no such run, or it is of another recipe.
+        VeaError: there is no such run, it is of another recipe, or there is no such device.
     """
+    where = compute_device(device)
     weights, state = load_weights(find_weights(run, prefer=prefer))
     if RECIPES.get(str(state.get("recipe"))) is not ExplainConfig:
         raise VeaError(f"{run} is no model that explains (its recipe is {state.get('recipe')!r}); give a run of "
@@ -31,7 +33,7 @@ def load_explainer(run: str | Path, *, device: str = "cpu", prefer: str = "best"
     if missing := task.state_to_save().keys() - weights.keys():
         raise VeaError(f"{run}: its file lacks {len(missing)} weights that this model needs; give another checkpoint")
     task.load_state_dict(weights, strict=task.config.model.kind != "hf")
-    return task.to(torch.device(device)).eval()
+    return task.to(where).eval()
 
 
 @torch.inference_mode()

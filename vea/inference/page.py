@@ -4,14 +4,16 @@
     vea serve runs/faces --port 8080 --max-mb 10
     vea serve --explain runs/explain-synthetic      # a tab more: which emotion and why, in words
 
-Pictures stay on this machine: the page loads nothing from elsewhere and sends nothing away. ``/health`` answers with
-the model and the version.
+Pictures stay on this machine: the page loads nothing from elsewhere and sends nothing away, and what a visitor sent
+is gone when the session ends (``vea.inference.visitors``). No file is handed out that was not uploaded
+(``vea.inference.gate``). ``/health`` answers with the model and the version.
 """
 
 from __future__ import annotations
 
 import csv
-import tempfile
+import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +24,13 @@ import vea
 from vea.data.views.pictures import read_image
 from vea.errors import VeaError
 from vea.faces.align import crop_square
-from vea.inference.annotate import annotated
+from vea.inference.annotate import annotated, shown
 from vea.inference.explain import explain
+from vea.inference.files import csv_text
+from vea.inference.gate import Gate
 from vea.inference.predict import Predictor
 from vea.inference.results import Prediction
+from vea.inference.visitors import Visitors
 from vea.tasks.explain import ExplainTask
 
 GRID = 8  # patches a side that are covered in turn
@@ -59,18 +64,40 @@ def why(predictor: Predictor, image: np.ndarray, found: Prediction) -> np.ndarra
     return cv2.addWeighted(view, 0.55, colours, 0.45, 0)
 
 
-def answer(predictor: Predictor, path: str | None) -> tuple[Any, ...]:
+def plain(name: str) -> str:
+    """Returns a file name as Markdown shows it: no link, picture or markup in it is followed."""
+    return re.sub(r"([\\\\`*\[\]<>!&$~|#])", r"\\\1", name)
+
+
+def _problem(path: str, error: VeaError) -> str:
+    """Returns what is wrong with an upload; where it lies here is nobody's business."""
+    return str(error).replace(f"{Path(path).parent}{os.sep}", "")
+
+
+def _path(file: dict[str, Any] | None) -> str | None:
+    """Returns the path of an upload as gradio describes it."""
+    return file["path"] if file else None
+
+
+def answer(predictor: Predictor, visitors: Visitors, path: str | None) -> tuple[Any, ...]:
     """Returns what the page shows for one file: sentence, picture, probabilities, faces, other labels, heat map."""
+
+    def kept(picture: np.ndarray, name: str) -> str:
+        place = visitors.result(str(path), name)
+        shown(picture).save(place, quality=90)
+        return str(place)
+
     nothing = (None, None, None, None, None)
     if not path:
         return ("Choose a photograph.", *nothing)
     try:
         image = read_image(path)
         (found,) = predictor.predict(image)
-    except VeaError as error:  # the temporary folder of the upload is nobody's business
-        return (f"**{Path(path).name}**: {str(error).replace(str(Path(path).parent) + '/', '')}", *nothing)
+    except VeaError as error:
+        return (f"**{plain(Path(path).name)}**: {plain(_problem(path, error))}", *nothing)
+    picture = kept(annotated(image, found), "faces.jpg")
     if not found.probabilities:
-        return ("No face was found in this picture.", annotated(image, found), *nothing[1:])
+        return ("No face was found in this picture.", picture, *nothing[1:])
     name = found.expression or found.emotion
     told = f"**{name}**, {100 * max(found.probabilities.values()):.0f} %"
     told += f"; {len(found.faces)} face{'s' if len(found.faces) != 1 else ''}" if found.faces else ""
@@ -79,26 +106,27 @@ def answer(predictor: Predictor, path: str | None) -> tuple[Any, ...]:
         for number, face in enumerate(found.faces, start=1)
     ]
     labels = [[label, str(value.value)] for label, value in found.attributes.items()]
-    return told, annotated(image, found), found.probabilities, rows, labels, why(predictor, image, found)
+    return told, picture, found.probabilities, rows, labels, kept(why(predictor, image, found), "why.jpg")
 
 
-def answer_many(predictor: Predictor, paths: list[str] | None) -> tuple[list[list[Any]], str | None]:
+def answer_many(predictor: Predictor, visitors: Visitors, paths: list[str]) -> tuple[list[list[Any]], str | None]:
     """Returns the table of several files, and the path of the same as CSV."""
     rows: list[list[Any]] = []
-    for path, found in zip(paths or [], predictor.stream(paths or []), strict=True):
+    for path, found in zip(paths, predictor.stream(paths), strict=True):
         name = Path(path).name
         if isinstance(found, VeaError):
-            rows.append([name, "", "", "", str(found).replace(str(Path(path).parent) + "/", "")])
+            rows.append([name, "", "", "", _problem(path, found)])
         elif not found.probabilities:
             rows.append([name, "", "", 0, "no face was found"])
         else:
             share = round(max(found.probabilities.values()), 3)
             rows.append([name, found.expression or found.emotion, share, len(found.faces), ""])
-    if not rows:
+    if not paths:
         return [], None
-    with tempfile.NamedTemporaryFile("w", suffix=".csv", prefix="vea-", delete=False, newline="") as file:
-        csv.writer(file).writerows([BATCH_COLUMNS, *rows])
-    return rows, file.name
+    table = visitors.result(paths[0], "table.csv")
+    with open(table, "w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([BATCH_COLUMNS, *([csv_text(cell) for cell in row] for row in rows)])
+    return rows, str(table)
 
 
 def answer_why(explainer: ExplainTask, path: str | None, emotion: str) -> str:
@@ -109,15 +137,18 @@ def answer_why(explainer: ExplainTask, path: str | None, emotion: str) -> str:
     try:
         ((named, words),) = explain(explainer, [read_image(path)], emotion=asked)
     except VeaError as error:
-        return f"**{Path(path).name}**: {str(error).replace(str(Path(path).parent) + '/', '')}"
+        return f"**{plain(Path(path).name)}**: {plain(_problem(path, error))}"
     return f"**{named}** because {words}" if words else f"**{named}**"
 
 
-def build(predictor: Predictor, *, queue: int, workers: int, explainer: ExplainTask | None = None) -> Any:
+def build(
+    predictor: Predictor, visitors: Visitors, *, queue: int, workers: int, explainer: ExplainTask | None = None
+) -> Any:
     """Returns the page (``gradio.Blocks``); beyond ``queue`` waiting requests visitors are told to come back."""
     import gradio as gr
 
-    with gr.Blocks(title="vea", analytics_enabled=False, delete_cache=(600, 600)) as blocks:
+    as_it_is: dict[str, Any] = {"preprocess": False}  # gradio's own leaves an empty file behind each time
+    with gr.Blocks(title="vea", analytics_enabled=False) as blocks:
         gr.Markdown(f"# vea: which emotion?\nModel: {predictor.description}. Pictures stay on this machine. A guess "
                     "from looks: it does not tell what a person feels.")  # fmt: skip
         with gr.Tab("One picture"), gr.Row():
@@ -132,15 +163,21 @@ def build(predictor: Predictor, *, queue: int, workers: int, explainer: ExplainT
                 faces = gr.Dataframe(headers=FACE_COLUMNS, label="Faces", elem_id="faces")
                 labels = gr.Dataframe(headers=["label", "value"], label="Everything the model tells", elem_id="labels")
             shown = [told, picture, bars, faces, labels, heat]
-            look: dict[str, Any] = {"inputs": upload, "outputs": shown, "concurrency_limit": workers}
-            gr.on([button.click, upload.upload], lambda path: answer(predictor, path), api_name="look", **look)
+            look: dict[str, Any] = {"inputs": upload, "outputs": shown, "concurrency_limit": workers, **as_it_is}
+            gr.on(
+                [button.click, upload.upload],
+                lambda file: answer(predictor, visitors, _path(file)),
+                api_name="look",
+                **look,
+            )
         with gr.Tab("Many pictures"):
             several = gr.File(label="Photographs", file_count="multiple", type="filepath", elem_id="several")
             start = gr.Button("Look at all", variant="primary", elem_id="start")
             table = gr.Dataframe(headers=BATCH_COLUMNS, elem_id="table")
             saved = gr.File(label="The table as CSV", interactive=False)
-            many: dict[str, Any] = {"inputs": several, "outputs": [table, saved], "concurrency_limit": 1}
-            start.click(lambda paths: answer_many(predictor, paths), api_name="many", **many)
+            many: dict[str, Any] = {"inputs": several, "outputs": [table, saved], "concurrency_limit": 1, **as_it_is}
+            start.click(lambda files: answer_many(predictor, visitors, [file["path"] for file in files or []]),
+                        api_name="many", **many)  # fmt: skip
         if explainer is not None:
             with gr.Tab("In words"):
                 shown_picture = gr.File(label="Painting or photograph", type="filepath", elem_id="explained")
@@ -148,18 +185,31 @@ def build(predictor: Predictor, *, queue: int, workers: int, explainer: ExplainT
                 ask = gr.Button("Explain", variant="primary", elem_id="explain")
                 sentence = gr.Markdown(elem_id="sentence")
                 one: dict[str, Any] = {"inputs": [shown_picture, choice], "outputs": sentence, "concurrency_limit": 1}
-                ask.click(lambda path, name: answer_why(explainer, path, name), api_name="explain", **one)
+                ask.click(lambda file, name: answer_why(explainer, _path(file), name), api_name="explain",
+                          **one, **as_it_is)  # fmt: skip
+        blocks.unload(lambda: None)  # an open page keeps a connection: when it ends, the session does (see Gate)
     return blocks.queue(max_size=queue)
 
 
 def application(
-    predictor: Predictor, *, max_mb: float, queue: int = 32, workers: int = 1, explainer: ExplainTask | None = None
+    predictor: Predictor,
+    *,
+    max_mb: float,
+    queue: int = 32,
+    workers: int = 1,
+    explainer: ExplainTask | None = None,
+    keep_s: float = 600,
 ) -> Any:
-    """Returns the ASGI application: the page at ``/`` and ``/health``."""
+    """Returns the ASGI application: the page at ``/`` and ``/health``.
+
+    ``keep_s`` seconds after their last use files go that no open page uses.
+    """
     import gradio as gr
     from fastapi import FastAPI
 
-    app = FastAPI()
+    visitors = Visitors(keep_s=keep_s)
+    os.environ["GRADIO_TEMP_DIR"] = str(visitors.folder)  # gradio reads it when a page is built, and at each request
+    app = FastAPI(docs_url=None, redoc_url=None)  # their pages load scripts from elsewhere
 
     @app.get("/health")
     def health() -> dict[str, str]:
@@ -167,8 +217,11 @@ def application(
 
     # no font from elsewhere
     theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
-    page = build(predictor, queue=queue, workers=workers, explainer=explainer)
+    page = build(predictor, visitors, queue=queue, workers=workers, explainer=explainer)
     limit = int(max_mb * 2**20)
-    return gr.mount_gradio_app(
-        app, page, path="/", max_file_size=limit, theme=theme, footer_links=[], ssr_mode=False
+    gr.mount_gradio_app(
+        app, page, path="/", max_file_size=limit, theme=theme, footer_links=[], ssr_mode=False, run_history=False
     )  # fmt: skip
+    # mounting leaves both False, and with them gradio's own check that a posted path is an upload, and of SVG files
+    page.has_launched = page.is_running = True
+    return Gate(app, page, visitors, max_file=limit)

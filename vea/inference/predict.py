@@ -15,12 +15,12 @@ from typing import cast
 
 import numpy as np
 import torch
-from PIL import Image
 
-from vea.data.views.pictures import ImageLike, read_image
+from vea.data.views.decode import say_once
+from vea.data.views.pictures import ImageLike, is_single, read_image
 from vea.data.views.views import Views
-from vea.errors import VeaError
-from vea.faces.align import crop_square
+from vea.distributed.runtime import compute_device
+from vea.errors import RunError, VeaError
 from vea.faces.detect import Box, face_detector
 from vea.inference.results import Attribute, Face, Prediction
 from vea.tasks.recognise import RecogniseTask
@@ -62,6 +62,8 @@ class Predictor:
         self.image_size = task.config.augment.image_size
         self.reads_faces = task.config.recipe == "expression" if reads_faces is None else reads_faces
         self._view = Views(task.config.augment, seed=0, channels=task.config.model.channels, train=False)
+        if task.config.augment.region == "head":
+            say_once("the model was trained on heads, found by boxes of persons; here it looks at whole pictures")
         self._detect: Callable[[np.ndarray], list[tuple[Box, float]]] | None = None
 
     @torch.inference_mode()
@@ -77,6 +79,8 @@ class Predictor:
             start += size
             answers = self.task.answers(self.task.predict({"image": stacked.to(self.device)}))
             for name, value in answers.items():
+                if not torch.isfinite(value).all():
+                    raise RunError(f"{self.description}: its {name} is not a number: the weights are broken")
                 parts[name].append(value.float().cpu().numpy())
         return {name: np.concatenate(rows) for name, rows in parts.items()}
 
@@ -84,28 +88,32 @@ class Predictor:
         """Returns (N, C) class probabilities of square RGB crops of the model's image size; (N,) of a number."""
         return self.outputs(crops, batch_size=batch_size)[self.target]
 
-    def predict(self, images: ImageLike | Iterable[ImageLike], *, detect_faces: bool = True) -> list[Prediction]:
+    def predict(
+        self, images: ImageLike | Iterable[ImageLike], *, detect_faces: bool = True, urls: bool = False
+    ) -> list[Prediction]:
         """Returns one ``Prediction`` per image.
 
         Args:
-            images: one image or several: path, encoded bytes, PIL image, or numpy RGB uint8 (H, W, 3).
+            images: one image or several, of anything that ``vea.data.views.pictures.read_image`` reads: paths, bytes,
+                open files, PIL images, arrays (H, W, C), tensors (C, H, W).
             detect_faces: True finds the faces and classifies each; a picture without one gets no expression. False
-                takes each image as one face crop. Models of whole pictures look at the picture either way.
+                takes each image as one face crop, as evaluation does. Models of whole pictures look at the picture
+                either way.
+            urls: True fetches ``http(s)://`` addresses.
 
         Raises:
-            VeaError: an image cannot be read, or the face detector is not installed.
+            VeaError: an image cannot be read (``stream`` goes on past it), or the face detector is not installed.
         """
-        single = isinstance(images, (str, bytes, os.PathLike, Image.Image, np.ndarray))
-        several = cast("Iterable[ImageLike]", [images] if single else images)
+        several = cast("Iterable[ImageLike]", [images] if is_single(images) else images)
         results = []
-        for result in self.stream(several, detect_faces=detect_faces):
+        for result in self.stream(several, detect_faces=detect_faces, urls=urls):
             if isinstance(result, VeaError):
                 raise result
             results.append(result)
         return results
 
     def stream(
-        self, images: Iterable[ImageLike], *, detect_faces: bool = True, batch_size: int = 32
+        self, images: Iterable[ImageLike], *, detect_faces: bool = True, batch_size: int = 32, urls: bool = False
     ) -> Iterator[Prediction | VeaError]:
         """Yields, in order, a ``Prediction`` per image, or the ``VeaError`` that says why it cannot be read.
 
@@ -119,13 +127,15 @@ class Predictor:
         crops: list[np.ndarray] = []
         for image in images:
             try:
-                array = read_image(image)
+                array = read_image(image, urls=urls)
             except VeaError as error:
                 waiting.append(error)
             else:
                 faces = self._faces(array) if detect_faces and self.reads_faces else None
-                boxes = [(0, 0, array.shape[1], array.shape[0])] if faces is None else [box for box, _ in faces]
-                crops += [self._crop(array, box) for box in boxes]
+                if faces is None:
+                    crops.append(self._view.one(array, key=""))  # as in evaluation
+                else:
+                    crops += [self._view.face(array, box) for box, _ in faces]
                 waiting.append(faces)
                 del array  # not kept while the caller works on what is yielded
             if max(len(waiting), len(crops)) >= batch_size:
@@ -137,11 +147,6 @@ class Predictor:
         if self._detect is None:
             self._detect = face_detector()
         return self._detect(array)
-
-    def _crop(self, array: np.ndarray, box: Box) -> np.ndarray:
-        if self.reads_faces:
-            return crop_square(array, box, size=self.image_size)
-        return self._view.one(array, key="")  # as in evaluation
 
     def _classified(
         self, waiting: list[list[tuple[Box, float]] | VeaError | None], crops: list[np.ndarray]
@@ -194,8 +199,9 @@ def load(
         device: where to compute, e.g. ``"cuda"``.
 
     Raises:
-        VeaError: there are no such weights, or they are no recogniser's.
+        VeaError: there are no such weights, they are no recogniser's, or there is no such device.
     """
+    where = compute_device(device)
     model = open_model(name_or_dir)
     kinds = {name: label.kind for name, label in model.task.fields.items()}
     if target is not None and target not in kinds:
@@ -203,7 +209,7 @@ def load(
     return Predictor(
         model.task,
         target=target or main_target(kinds),  # type: ignore[arg-type]
-        device=torch.device(device),
+        device=where,
         description=f"{model.name}, step {model.state.get('step', '?')}",
         reads_faces=model.reads_faces,
     )

@@ -39,25 +39,56 @@ class DownBlock(nn.Module):
         return self.activation(self.body(x) + self.shortcut(x))
 
 
+class ResidualBlock(nn.Module):
+    """Two convolutions beside a plain shortcut; as it begins it changes nothing, so a trained network may get some."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        last = ConvNorm(width, width, activate=False)
+        nn.init.zeros_(last[1].weight)  # type: ignore[arg-type]
+        self.body = nn.Sequential(ConvNorm(width, width), last)
+        self.activation = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns (B, width, H, W)."""
+        return self.activation(x + self.body(x))
+
+
 class FaceCNN(nn.Module):
     """A small residual network for face crops of 48x48 pixels; called with (B, C, H, W), returns (B, num_features).
 
     The stem keeps the full resolution: at 48 pixels an eyelid is two pixels wide, and a stride there loses it. Each
     stage is one residual block that halves the side (48, 24, 12, 6, 3). 2.4 M parameters, 61 M multiply-adds. Built on
-    a CPU's terms: channels in multiples of 16, no depthwise convolutions, channels_last. ``pool="avgmax"`` is for whole
-    scenes: beside the mean over places it keeps each channel's largest value, in which a small object is not diluted.
+    a CPU's terms: channels in multiples of 16, no depthwise convolutions, channels_last. ``depths`` adds so many
+    residual blocks behind each stage; they begin as nothing, so that a deeper network can start from a trained one
+    (``train.init_from``). ``pool="avgmax"`` is for whole scenes: beside the mean over places it keeps each channel's
+    largest value, in which a small object is not diluted.
     """
 
     block: Callable[[int, int], nn.Module] = DownBlock
     stem_size, stem_stride = 3, 1
 
-    def __init__(self, *, in_chans: int = 1, widths: tuple[int, ...] = (16, 48, 80, 160, 384), pool: Pool = "avg"):
+    def __init__(
+        self,
+        *,
+        in_chans: int = 1,
+        widths: tuple[int, ...] = (16, 48, 80, 160, 384),
+        depths: tuple[int, ...] = (),
+        pool: Pool = "avg",
+    ):
         super().__init__()
+        if depths and len(depths) != len(widths) - 1:
+            raise VeaError(
+                f"model.encoder.args: depths needs {len(widths) - 1} numbers, one a stage, not {len(depths)}"
+            )
         if pool not in ("avg", "avgmax"):
             raise VeaError(f"model.encoder.args: pool is avg or avgmax, not {pool!r}")
         self.pool = pool
         self.stem = ConvNorm(in_chans, widths[0], size=self.stem_size, stride=self.stem_stride)
         self.stages = nn.Sequential(*(type(self).block(a, b) for a, b in pairwise(widths)))
+        self.extra = nn.ModuleList(
+            nn.Sequential(*(ResidualBlock(width) for _ in range(depth))) for width, depth in zip(widths[1:], depths)
+        )
         self.num_features = widths[-1] * (2 if pool == "avgmax" else 1)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -65,11 +96,16 @@ class FaceCNN(nn.Module):
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Returns the patterns by which timm groups parameters into layers."""
-        return {"stem": r"^stem", "blocks": r"^stages\.(\d+)"}
+        return {"stem": r"^stem", "blocks": r"^(?:stages|extra)\.(\d+)"}
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Returns the last feature map (B, widths[-1], H', W')."""
-        return self.stages(self.stem(x))
+        x = self.stem(x)
+        for number, stage in enumerate(self.stages):
+            x = stage(x)
+            if len(self.extra):
+                x = self.extra[number](x)
+        return x
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns pooled features (B, num_features)."""
@@ -107,7 +143,48 @@ class FaceNano(FaceCNN):
         super().__init__(in_chans=in_chans, widths=widths, pool=pool)
 
 
-NETWORKS: dict[str, Callable[..., nn.Module]] = {"vea_face_cnn": FaceCNN, "vea_face_nano": FaceNano}
+class SceneLite(nn.Module):
+    """EfficientNet-Lite (timm's, Apache-2.0) whose pooled features are those of two late stages and its head.
+
+    Called with (B, 3, H, W), returns (B, num_features): the mean over places of stage five, stage six and the head of
+    1,280. What a picture evokes hangs on colours and textures as well as on what is in it (docs/results/scene.md).
+    ``size`` is 0 to 4, as in the paper's names.
+    """
+
+    def __init__(self, *, in_chans: int = 3, size: int = 2) -> None:
+        super().__init__()
+        import timm
+
+        name = f"tf_efficientnet_lite{size}"
+        self.body: Any = timm.create_model(name, in_chans=in_chans, num_classes=0, global_pool="")
+        blocks: Any = self.body.blocks
+        self.num_features = sum(blocks[stage][-1].conv_pwl.out_channels for stage in (4, 5)) + 1280
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Returns the patterns by which timm groups parameters into layers."""
+        return {"stem": r"^body\.(conv_stem|bn1)", "blocks": r"^body\.blocks\.(\d+)"}
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Returns the last feature map (B, 1280, H/32, W/32)."""
+        return self.body.forward_features(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns pooled features (B, num_features)."""
+        body, pooled = self.body, []
+        x = body.bn1(body.conv_stem(x))
+        for number, block in enumerate(body.blocks):
+            x = block(x)
+            if number in (4, 5):
+                pooled.append(x.mean((2, 3)))
+        pooled.append(body.bn2(body.conv_head(x)).mean((2, 3)))
+        return torch.cat(pooled, dim=1)
+
+
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    "vea_face_cnn": FaceCNN,
+    "vea_face_nano": FaceNano,
+    "vea_scene_lite": SceneLite,
+}
 
 
 def build_network(name: str, *, channels: int, args: dict[str, Any] | None = None) -> nn.Module:

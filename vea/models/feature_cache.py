@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -12,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from vea.storage import atomic
 
 
 def pool_patches(features: Tensor, count: int | None) -> Tensor:
@@ -42,9 +43,8 @@ class KeptFeatures:
             for i, row in zip(missing, make(missing)):
                 self._rows[keys[i]] = row.half()
                 if self.folder:  # whole or not at all, for a run beside this one may be reading
-                    part = self._path(keys[i]).with_suffix(f".{os.getpid()}")
-                    save_file({"features": self._rows[keys[i]].contiguous()}, part)
-                    part.replace(self._path(keys[i]))
+                    with atomic.new_file(self._path(keys[i])) as partial:
+                        save_file({"features": self._rows[keys[i]].contiguous()}, partial)
         return torch.stack([self._rows[key].float() for key in keys])  # autocast on a CPU knows no half
 
     def _path(self, key: str) -> Path:

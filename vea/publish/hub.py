@@ -10,8 +10,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import vea
+from vea.config.base import public
 from vea.publish.card import model_card
-from vea.publish.verify import _compare, _new_path, outputs
+from vea.publish.verify import _compare, outputs
+from vea.storage import atomic
 from vea.tasks.saved import SavedModel, main_target, open_model, preprocessing
 
 
@@ -39,11 +41,10 @@ def export_hub(model: SavedModel, out: Path, *, images: Tensor) -> dict[str, flo
         "id2label": {str(number): name for number, name in enumerate(described["classes"][main])},
         "task": described,
         "preprocessing": preprocessing(model),
-        "config": config.model_dump(mode="json"),
+        "config": public(config.model_dump(mode="json")),
         **{name: state[name] for name in ("step", "samples", "best", "versions", "git") if name in state},
     }
-    with _new_path(out) as temporary:
-        temporary.mkdir()
+    with atomic.new_folder(out) as temporary:
         tensors = {name: value.cpu().contiguous().clone() for name, value in model.task.state_to_save().items()}
         save_file(tensors, temporary / "model.safetensors", metadata={"format": "pt"})
         (temporary / "config.json").write_text(

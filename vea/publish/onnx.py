@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 import vea
 from vea.errors import VeaError
-from vea.publish.verify import _compare, _new_path, outputs
+from vea.publish.verify import _compare, outputs
+from vea.storage import atomic
 from vea.tasks.recognise import RecogniseTask
 from vea.tasks.saved import SavedModel, preprocessing
 
@@ -72,7 +73,7 @@ def export_onnx(
              "preprocessing": json.dumps(preprocessing(model))}  # fmt: skip
     texts |= {name: json.dumps(described[name], ensure_ascii=False) for name in ("classes", "kinds", "ranges")}
     onnx.helper.set_model_props(proto, texts)
-    with _new_path(out) as temporary:
+    with atomic.new_file(out, replace=False) as temporary:
         onnx.save(proto, temporary)
         session = onnxruntime.InferenceSession(temporary, providers=["CPUExecutionProvider"])
         batches = given[:1], given[1:]  # two sizes, so that a batch that became a constant is found

@@ -13,7 +13,8 @@ from vea.config import EncoderConfig
 from vea.errors import VeaError
 from vea.models.vit import build_encoder
 from vea.models.weights import export_timm, load_encoder
-from vea.publish.verify import _compare, _remove
+from vea.publish.verify import _compare
+from vea.storage import atomic
 from vea.storage.checkpoint import load_weights
 from vea.tasks.saved import open_model
 
@@ -59,5 +60,5 @@ def export_encoder(run: Path, out: Path, *, ema: bool = False) -> tuple[str, dic
             features = [network.eval().forward_features(images) for network in (theirs, ours)]  # type: ignore[operator]
         return line, _compare({"features": features[0]}, {"features": features[1]}, what=str(out))
     except BaseException:
-        _remove(out)
+        atomic.remove(out)
         raise

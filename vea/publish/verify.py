@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -74,24 +71,3 @@ def _compare(theirs: dict[str, Tensor], ours: dict[str, Tensor], *, what: str) -
             f"{what} differs from the run by {found[worst]:.2e} in {worst}, beyond {TOLERANCE:.0e}; not kept"
         )
     return found
-
-
-@contextmanager
-def _new_path(out: Path) -> Iterator[Path]:
-    """Yields a temporary path beside ``out`` that becomes ``out`` when the block succeeds, and is gone otherwise."""
-    if out.exists():
-        raise VeaError(f"--out: {out} exists; give another name or remove it")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
-        yield temporary
-        temporary.rename(out)
-    finally:
-        _remove(temporary)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

@@ -7,8 +7,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vea.errors import RunError, VeaError
-from vea.storage.atomic import _fsync, _is_disk_full
+from vea.storage import atomic
 
 STEP_FOLDER = "step_{:08d}"
 
@@ -32,34 +30,18 @@ def _write_folder(
     state: dict[str, Any],
     optimizer: dict[str, Any] | None = None,
 ) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
     try:
-        temporary.mkdir()
-        for name, tensors in weights.items():
-            save_file(
-                {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()},
-                temporary / f"{name}.safetensors",
-            )
-        if optimizer is not None:
-            torch.save(optimizer, temporary / "optimizer.pt")
-        (temporary / "state.json").write_text(json.dumps(state, indent=1, ensure_ascii=False), encoding="utf-8")
-        for file in temporary.iterdir():
-            _fsync(file)
-        _fsync(temporary)
-        if folder.exists():  # the same step written again, or a new best: swap, so that one of the two always exists
-            old = folder.with_name(f".{folder.name}.old")
-            shutil.rmtree(old, ignore_errors=True)
-            folder.rename(old)
-            temporary.rename(folder)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            temporary.rename(folder)
-        _fsync(folder.parent)
-    except (OSError, SafetensorError, RuntimeError) as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if _is_disk_full(error):
+        with atomic.new_folder(folder, marker="state.json") as partial:
+            for name, tensors in weights.items():
+                save_file(
+                    {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()},
+                    partial / f"{name}.safetensors",
+                )
+            if optimizer is not None:
+                torch.save(optimizer, partial / "optimizer.pt")
+            (partial / "state.json").write_text(json.dumps(state, indent=1, ensure_ascii=False), encoding="utf-8")
+    except (OSError, SafetensorError, RuntimeError, RunError) as error:
+        if atomic.is_disk_full(error):
             raise RunError(
                 f"no space left to write {folder}; earlier checkpoints are whole: free space and run the "
                 "same command again"
@@ -82,7 +64,7 @@ def save_checkpoint(
     _write_folder(folder, weights=weights, optimizer=optimizer, state={"step": step, **state})
     for old in list_checkpoints(run_dir)[:-keep_last]:
         if not (keep_every and old.step % keep_every == 0):
-            shutil.rmtree(old.path, ignore_errors=True)
+            atomic.remove(old.path)
     return folder
 
 
@@ -206,6 +188,8 @@ def find_weights(path: str | Path, *, prefer: str = "best") -> Path:
     path = Path(path)
     if not path.exists():
         raise VeaError(f"no run or weights at {path}; give a run folder, a checkpoint folder or a .safetensors file")
+    for name in ("best", "final"):
+        atomic.recover(path / name)
     for candidate in (path, *(path / name for name in dict.fromkeys((prefer, "best", "final")))):
         if (candidate / "state.json").is_file() and (candidate / "model.safetensors").is_file():
             return candidate

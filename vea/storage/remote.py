@@ -9,18 +9,19 @@ the cache and its bound; they have no checksums, so the number of rows is what i
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from vea.errors import RunError, VeaError
+from vea.storage import atomic
+from vea.storage.lock import claim
 
 SIDECARS = ".sidecars"  # in a set's place in the cache; what `vea enrich URL` writes there itself is in `sidecars`
 ATTEMPTS = 6
@@ -29,6 +30,19 @@ FIRST_WAIT_S = 0.5  # doubles: a server may be away for half a minute
 
 class Absent(RunError):
     """A server answers that it has no such file."""
+
+
+def check_name(name: Any, *, where: str) -> str:
+    """Returns the file name that an index gives; one that leaves the folder of its set is refused.
+
+    Raises:
+        VeaError: it is no plain name of one part: folders, drives, hidden files, control characters, links by dots.
+    """
+    if not isinstance(name, str) or not re.fullmatch(r"(?!\.)[^/\\:\x00-\x1f]{1,200}", name) or name.strip() != name:
+        raise VeaError(
+            f"{where} names a file {str(name)[:80]!r}, which is no plain file name: do not use this data set"
+        )
+    return name
 
 
 def is_url(path: str | os.PathLike[str]) -> bool:
@@ -47,14 +61,16 @@ class Remote:
 
     url: str
     folder: Path
+    query: str = field(default="", repr=False)  # of a signed URL: part of every request, of no name and no message
 
     @classmethod
     def at(cls, path: str | os.PathLike[str]) -> Remote:
         """Returns the data set at a URL; equal names at different URLs do not meet in the cache."""
         scheme, _, rest = str(path).partition(":")
+        rest, _, query = rest.partition("?")
         url = f"{scheme}://{rest.strip('/').removesuffix('index.json').rstrip('/')}"
         name = re.sub(r"[^A-Za-z0-9_-]+", "_", url.rpartition("/")[2])[:40]
-        return cls(url, cache_root() / f"{name}-{hashlib.sha256(url.encode()).hexdigest()[:16]}")
+        return cls(url, cache_root() / f"{name}-{hashlib.sha256(url.encode()).hexdigest()[:16]}", query)
 
     def index(self) -> Path:
         """Returns ``index.json``, fetched anew: it says what every shard must be."""
@@ -68,7 +84,7 @@ class Remote:
         Raises:
             RunError: the server does not have it, or what it sends is not what the index says.
         """
-        path = self.folder / entry["file"]
+        path = self.folder / check_name(entry["file"], where=f"{self.url}/index.json")
         with self._alone(path.with_suffix("")):
             if path.is_file() and path.stat().st_size == entry["bytes"] and path.with_suffix(".idx").is_file():
                 os.utime(path)
@@ -83,7 +99,7 @@ class Remote:
 
         ``meta.json`` is fetched anew; rows that were made with another one are in a folder of their own.
         """
-        fetched = self.folder / SIDECARS / f"{name}.json"
+        fetched = self.folder / SIDECARS / f"{check_name(name, where='the config')}.json"
         with self._alone(fetched):
             try:
                 self._fetch(f"sidecars/{name}/meta.json", fetched)
@@ -91,7 +107,7 @@ class Remote:
                 return None
             folder = fetched.with_name(f"{name}-{hashlib.sha256(fetched.read_bytes()).hexdigest()[:16]}")
             folder.mkdir(exist_ok=True)
-            fetched.replace(folder / "meta.json")
+            atomic.rename(fetched, folder / "meta.json")
         return folder
 
     def rows(self, name: str, path: Path, check: Callable[[Path], str]) -> Path:
@@ -105,6 +121,8 @@ class Remote:
         Raises:
             RunError: the server does not have it (``Absent``), or what it sends is wrong.
         """
+        if not path.resolve().is_relative_to(self.folder.resolve()):
+            raise VeaError(f"{path.name!r} is not in the cache of {self.url}: do not use this data set")
         with self._alone(path):
             if path.is_file():
                 os.utime(path)
@@ -118,20 +136,20 @@ class Remote:
         """Lets one process fetch a file; the others find it there."""
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path.with_name(f".{path.name}.lock"), "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            claim(lock, wait=True)
             yield
 
     def _fetch(self, name: str, target: Path, check: Callable[[Path], str] = lambda path: "") -> None:
         """Fetches a file under a temporary name; a server that is away or sends rubbish is asked again."""
         url = f"{self.url}/{name}"
         target.parent.mkdir(parents=True, exist_ok=True)
-        draft = target.with_name(f".{target.name}.{os.getpid()}")
+        draft = atomic.partial_name(target)
         try:
             for attempt in range(ATTEMPTS):
                 if attempt:
                     time.sleep(FIRST_WAIT_S * 2 ** (attempt - 1))
                 try:
-                    _download(url, draft)
+                    _download(f"{url}?{self.query}" if self.query else url, draft)
                     problem = check(draft)
                 except VeaError:
                     raise
@@ -141,11 +159,13 @@ class Remote:
                     raise RunError(f"{url}: not allowed ({error}); check the address and your credentials") from None
                 except Exception as error:  # each kind of server has errors of its own
                     problem = f"{type(error).__name__}: {' '.join(str(error).split())}"
+                    if self.query:
+                        problem = problem.replace(self.query, "...")
                 if not problem:
-                    draft.replace(target)
+                    atomic.rename(draft, target)
                     return
         finally:
-            draft.unlink(missing_ok=True)
+            atomic.remove(draft)
         raise RunError(f"{url} cannot be read after {ATTEMPTS} attempts: {problem}")
 
 
@@ -189,7 +209,7 @@ def _make_room(*, keep: Path) -> None:
         if total <= limit:
             return
         if path != keep:
-            path.unlink(missing_ok=True)
+            atomic.remove(path)
             if path.suffix == ".tar":
-                path.with_suffix(".idx").unlink(missing_ok=True)
+                atomic.remove(path.with_suffix(".idx"))
             total -= size

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vea.distributed import collectives
+from vea.errors import RunError
 from vea.losses.classification import soft_targets
 from vea.metrics import ClassificationMetrics, MultilabelMetrics, ValueMetrics
 from vea.tasks.base import Batch
@@ -35,6 +36,12 @@ class RecogniseMetrics:
         columns = []
         for name, field in self.fields.items():
             logits, labels = outputs[name].float().cpu(), batch["labels"][name].cpu()
+            broken = [batch["keys"][i] for i in (keep & ~logits.isfinite().all(1)).nonzero().flatten().tolist()]
+            if broken:
+                raise RunError(
+                    f"the prediction of {name} is not a number for {', '.join(broken[:3])} ({len(broken)} of a batch): "
+                    "the weights are broken; take an earlier checkpoint"
+                )
             if field.kind == "value":
                 target, predicted = labels.float(), unscale_value(logits[:, 0], field=field)
                 losses = (logits[:, 0] - scale_value(target, field=field)).square()[keep & ~target.isnan()]

@@ -113,18 +113,19 @@ def preprocessing(model: SavedModel) -> dict[str, Any]:
     """Returns how pixels reach the network, for a machine to read; normalisation is part of the network."""
     task = model.task
     augment, channels = task.config.augment, task.config.model.channels
-    crop = (
-        "square around the face box, side = its longer side, the border repeated outside the picture"
-        if model.reads_faces
-        else f"centre square, side = {augment.eval_crop} of the picture's shorter side"
-    )
+    crop = f"centre square, side = {augment.eval_crop} of the picture's shorter side"
+    if model.reads_faces:
+        crop = (
+            "square around the face box, side = its longer side, the border repeated outside the picture; of it the "
+            + crop.replace("picture", "square")
+        )
     return {
         "region": "face" if model.reads_faces else "image",
         "crop": crop,
         "size": [augment.image_size, augment.image_size],
-        "interpolation": "linear" if model.reads_faces else augment.interpolation,
-        "eval_crop": 1.0 if model.reads_faces else augment.eval_crop,
-        "color": "RGB" if channels == 3 else "RGB, made grey inside the network (ITU-R 601 luma)",
+        "interpolation": augment.interpolation,
+        "eval_crop": augment.eval_crop,
+        "color": "RGB" if channels == 3 else "RGB or grey (ITU-R 601 luma), which the network makes of RGB itself",
         "rescale": 1 / 255,
         "mean": task.mean.flatten().tolist(),
         "std": task.std.flatten().tolist(),

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import math
 import os
 import platform
@@ -22,14 +21,12 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
-import vea
-from vea.config import RunConfig, to_yaml
+from vea.config import RunConfig
 from vea.distributed import collectives, stragglers
 from vea.distributed.preempt import StopSignal
 from vea.distributed.runtime import Runtime
 from vea.errors import Preempted, RunError, VeaError
 from vea.storage import atomic, checkpoint
-from vea.storage.provenance import git_state
 from vea.tasks.base import Batch, Task
 from vea.training.ema import Ema, load_into
 from vea.training.log import MetricsLog
@@ -39,12 +36,11 @@ from vea.training.parallel import (
     accumulating,
     compiling,
     full,
-    full_optimizer_state,
     load_optimizer_state,
     parallel_model,
     shard,
 )
-from vea.training.run import _set_aside, check_same_run
+from vea.training.run import _Run
 from vea.training.schedule import learning_rate
 
 TrainBatches = Callable[[int, int], Iterable[Batch]]  # (start_step, micro_batch) -> endless micro-batches of this rank
@@ -111,117 +107,6 @@ def evaluate(task: Task, batches: Iterable[Batch], runtime: Runtime) -> dict[str
         return metrics.compute()
     finally:
         task.train(was_training)
-
-
-def _higher_is_better(name: str) -> bool:
-    return not any(
-        word in name for word in ("loss", "error", "reconstruction", "similarity", "contrastive", "rmse", "ece")
-    )
-
-
-class _Run:
-    """The state of one run on disk: its folder, where it stands, its best validation."""
-
-    def __init__(self, config: RunConfig, runtime: Runtime, task: Task) -> None:
-        self.config, self.runtime, self.task = config, runtime, task
-        self.dir = config.run_dir
-        self.step = 0
-        self.best: dict[str, Any] | None = None
-        self.owes_validation = False  # a signal came at a step that validates: the next life validates first
-        self.metrics: dict[str, float] = {}
-        self.plain_config = config.model_dump(mode="json")
-        self.versions = {"vea": vea.__version__, "torch": torch.__version__, "python": platform.python_version()}
-        self.git = git_state() if runtime.is_main else {}
-        self.writer = checkpoint.CheckpointWriter()
-
-    def open(self) -> Path | None:
-        """Returns the checkpoint to resume from, if any; makes the folder and writes the resolved config on rank 0."""
-        resume = self.config.train.resume
-        if self.runtime.is_main and resume == "never" and self.dir.exists():
-            _set_aside(self.dir)
-        self.runtime.barrier()
-        if resume not in ("auto", "never"):
-            chosen: Path | None = Path(resume)
-        else:
-            found = checkpoint.list_checkpoints(self.dir)
-            chosen = found[-1].path if found and resume == "auto" else None
-        if chosen is not None:
-            check_same_run(chosen, config=self.config)
-        self.runtime.barrier()
-        if self.runtime.is_main:
-            self.dir.mkdir(parents=True, exist_ok=True)
-            atomic.write_text(self.dir / "config.yaml", to_yaml(self.config))
-        return chosen
-
-    def metadata(self, **extra: Any) -> dict[str, Any]:
-        return {
-            "recipe": self.config.recipe,
-            "config": self.plain_config,
-            "samples": self.step * self.config.data.global_batch_size,
-            "best": self.best,
-            "owes_validation": self.owes_validation,
-            "versions": self.versions,
-            "git": self.git,
-            "seed": self.config.seed,
-            "task": self.task.metadata(),
-            **extra,
-        }
-
-    def say_state(self, state: str, **extra: Any) -> None:
-        if self.runtime.is_main:
-            record = {
-                "state": state,
-                "step": self.step,
-                "steps": self.config.train.steps,
-                "metrics": self.metrics,
-                "best": self.best,
-                **extra,
-            }
-            atomic.write_text(self.dir / "state.json", json.dumps(record, indent=1))
-
-    def weights(self, ema: Ema | None) -> dict[str, dict[str, Tensor]]:
-        """Returns whole tensors, ``model`` and where there is one ``ema``; all ranks have to ask."""
-        parts = {"model": self.task.state_to_save()} | ({"ema": ema.tensors} if ema else {})
-        return {part: {name: full(value) for name, value in tensors.items()} for part, tensors in parts.items()}
-
-    def save(self, optimizer: torch.optim.Optimizer, ema: Ema | None, *, behind: bool) -> None:
-        """Writes a checkpoint; ``behind``: while the training goes on."""
-        stragglers.set_place(f"the checkpoint of step {self.step}")
-        weights, optimizer_state = self.weights(ema), full_optimizer_state(optimizer)
-        if self.runtime.is_main:
-            self.writer.save(
-                self.dir,
-                step=self.step,
-                weights=weights,
-                optimizer=optimizer_state,
-                state=self.metadata(),
-                keep_last=self.config.train.keep_last,
-                keep_every=self.config.train.keep_every,
-            )
-        if not behind:
-            self.writer.wait()
-            self.runtime.barrier()
-
-    def validated(self, metrics: dict[str, float], ema: Ema | None) -> None:
-        """Keeps the weights in ``best/`` when the validation metric of the config improved."""
-        self.metrics, self.owes_validation = metrics, False
-        name = getattr(self.config, "select_by", None)
-        if name is None:
-            return
-        if name not in metrics:
-            raise VeaError(f"select_by: validation has no metric {name!r}; it has {', '.join(sorted(metrics))}")
-        value = metrics[name]
-        better = self.best is None or (
-            value > self.best["value"] if _higher_is_better(name) else value < self.best["value"]
-        )
-        if better:
-            self.best = {"metric": name, "value": value, "step": self.step}
-            weights = self.weights(ema)
-            if self.runtime.is_main:
-                chosen = weights["ema" if ema else "model"]
-                checkpoint.save_weights(
-                    self.dir / "best", chosen, self.metadata(step=self.step, metrics=metrics, ema=ema is not None)
-                )
 
 
 @stragglers.naming_absent_ranks()
@@ -302,6 +187,7 @@ def fit(
             run.writer.wait()
         if log:
             log.close(exit_code=exit_code, reason=ending)
+        run.locked.close()
     return Summary(run.dir, run.step, run.metrics, run.best)
 
 
@@ -364,6 +250,11 @@ def _train(
             )
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         norm = full(nn.utils.get_total_norm(gradients))
+        if not math.isfinite(norm.item()):  # of the gradients of all ranks: each comes to the same
+            raise RunError(
+                f"the gradient is not finite at step {step}, samples {', '.join(keys[:8])} on rank {runtime.rank}; the "
+                "last checkpoint is good: lower train.base_lr, or look at these samples"
+            )
         if settings.clip_grad:
             nn.utils.clip_grads_with_norm_(parameters, settings.clip_grad, norm)
         optimizer.step()
@@ -433,8 +324,8 @@ def _save_pictures(run: _Run, batch: Batch) -> None:
     if pictures:
         folder.mkdir(exist_ok=True)
     for name, array in pictures.items():
-        Image.fromarray(array).save(folder / f".{name}.png")
-        (folder / f".{name}.png").replace(folder / f"{name}.png")
+        with atomic.new_file(folder / f"{name}.png") as partial:
+            Image.fromarray(array).save(partial, format="PNG")
 
 
 def _finish(run: _Run, ema: Ema | None) -> None:

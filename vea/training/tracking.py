@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from vea.config import RunConfig
+from vea.config.base import public
 from vea.errors import Preempted
 
 Record = dict[str, Any]
@@ -201,7 +202,7 @@ def open_view(run_dir: Path, config: RunConfig, *, backend: str, mode: str, live
         ImportError: the backend is not installed.
         Exception: whatever the backend raises: no key, no network.
     """
-    shown = config.model_dump(mode="json")
+    shown = public(config.model_dump(mode="json"))
     if backend == "trackio":
         return _open_trackio(run_dir, config, shown, live=live)
     import wandb

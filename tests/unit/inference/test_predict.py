@@ -126,7 +126,7 @@ def test_images_that_are_none_are_refused_in_one_sentence(tmp_path):
         (text, r"text\.jpg: not an image"),
         (tmp_path / "absent.jpg", r"no file .*absent\.jpg"),
         (b"", "the image bytes: not an image"),
-        (np.zeros((4, 4, 3)), "uint8"),
+        (np.zeros((4, 4, 3)) - 1, "uint8"),
         (np.zeros((0, 4, 3), np.uint8), "empty"),
     ]
     for image, sentence in cases:
@@ -152,6 +152,8 @@ def test_absent_models_and_detector_are_named(run_dir, tmp_path, monkeypatch):
     with pytest.raises(VeaError, match=r"recipe is .pretrain."):
         load(tmp_path / "other")
     monkeypatch.setitem(sys.modules, "yuface", None)
+    monkeypatch.delenv("VEA_DATA", raising=False)  # nor YuNet
+    monkeypatch.delenv("VEA_WEIGHTS", raising=False)
     with pytest.raises(VeaError, match=r"pip install 'vea\[faces\]'"):
         load(run_dir).predict(picture())
 

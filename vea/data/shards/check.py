@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import collections
 import hashlib
-import io
 import json
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +13,9 @@ import numpy as np
 from PIL import Image
 
 from vea.data.duplicates import picture_hash
-from vea.data.sample import check_image_size
 from vea.data.shards.index import Index, read_offsets
+from vea.data.views.decode import CorruptImage
+from vea.data.views.decode import decode as read_pixels
 from vea.errors import VeaError
 
 _BLOCK = 512  # of a tar
@@ -76,13 +75,10 @@ def check_shard(index: Index, shard: dict[str, Any], *, decode: bool) -> Checked
             )
         if decode:
             try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")
-                    image = Image.open(io.BytesIO(data[image_at : image_at + image_size]))
-                    check_image_size(*image.size)
-                    pictures.append((key, picture_hash(image)))
-            except Exception as error:  # PIL's decoders raise almost anything on damaged files
-                problems.append(f"{path.name}, {key}: the image cannot be decoded ({' '.join(str(error).split())})")
+                pixels = read_pixels(data[image_at : image_at + image_size])
+                pictures.append((key, picture_hash(Image.fromarray(pixels))))
+            except CorruptImage as error:
+                problems.append(f"{path.name}, {key}: the image cannot be decoded ({error})")
     return Checked(problems, pictures)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from vea.errors import VeaError, did_you_mean
-from vea.storage.remote import Remote, is_url
+from vea.storage.remote import Remote, check_name, is_url
 from vea.taxonomy.fields import LabelField
 
 FORMAT = 1
@@ -74,6 +74,9 @@ def read_index(path: str | Path) -> Index:
         raw = json.loads(file.read_text(encoding="utf-8"))
         if raw["format"] != FORMAT:
             raise VeaError(f"{file} has format {raw['format']!r}, this vea reads format {FORMAT}; prepare it again")
+        for split in raw["splits"].values():
+            for shard in split["shards"]:
+                check_name(shard["file"], where=str(path).partition("?")[0])
         fields = {name: LabelField.from_json(field) for name, field in raw["fields"].items()}
         return Index(
             name=raw["name"],

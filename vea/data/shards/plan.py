@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import multiprocessing
-import os
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -26,10 +23,10 @@ from vea.data.shards.writer import (
     check_labels,
     prepare_image,
     safe_key,
-    write_atomically,
 )
 from vea.errors import RunError, VeaError
 from vea.progress import Progress
+from vea.storage import atomic, lock
 from vea.taxonomy.fields import LabelField
 
 PLAN = ".plan"  # in the folder being written: what is to be done, and a record of each shard that is
@@ -101,7 +98,7 @@ class _Plan:
         finally:
             writer.discard()
         text = json.dumps(record, ensure_ascii=False)
-        write_atomically(self.folder / PLAN / f"{shard.stem}.json", text.encode("utf-8", "surrogatepass"))
+        atomic.write_bytes(self.folder / PLAN / f"{shard.stem}.json", text.encode("utf-8", "surrogatepass"))
         return record
 
 
@@ -143,32 +140,9 @@ def _write_all(
         _plan_of_this_process = None
 
 
-@contextlib.contextmanager
-def _only_writer(out: Path, suffix: str = "", *, wait: bool = False) -> Iterator[None]:
-    """Holds the lock of ``out`` (a hidden file beside it), which the system drops when a process dies.
-
-    Raises:
-        VeaError: another process holds it.
-    """
-    path = out.parent / f".{out.name}{suffix}.lock"
-    while True:
-        file = open(path, "w")  # noqa: SIM115 (closed below)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            file.close()
-            raise VeaError(f"another process is writing {out}; wait for it to end") from None
-        try:
-            if os.fstat(file.fileno()).st_ino == path.stat().st_ino:
-                break
-        except FileNotFoundError:
-            pass
-        file.close()  # the holder before us removed the file between our open and our lock
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-        file.close()
+def _only_writer(out: Path, suffix: str = "", *, wait: bool = False) -> contextlib.AbstractContextManager[None]:
+    """Holds the lock of ``out``, a hidden file beside it; raises ``VeaError`` where another process writes it."""
+    return lock.held(out.parent / f".{out.name}{suffix}.lock", what=f"writing {out}", wait=wait)
 
 
 def _check_target(out: Path, overwrite: bool) -> None:
@@ -180,15 +154,6 @@ def _check_target(out: Path, overwrite: bool) -> None:
         raise VeaError(f"{out} is not empty and not a prepared data set; choose another folder")
     if not overwrite:
         raise VeaError(f"{out} already holds a prepared data set; choose another folder or pass --overwrite")
-
-
-def _move_into_place(folder: Path, out: Path) -> None:
-    old = out.parent / f".{out.name}.old"
-    shutil.rmtree(old, ignore_errors=True)
-    if out.exists():
-        os.rename(out, old)
-    os.rename(folder, out)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _fingerprint(splits: Mapping[str, Records], fields: Mapping[str, LabelField], told: Mapping[str, Any]) -> str:
@@ -222,14 +187,14 @@ def _open_plan(plan: _Plan, *, alone: bool) -> None:
     if same:
         return
     if plan.folder.exists() and (alone or not file.exists()):
-        shutil.rmtree(plan.folder, ignore_errors=True)
+        atomic.remove(plan.folder)
     elif plan.folder.exists():
         raise VeaError(
             f"{plan.folder} holds the parts of another preparation (other options or samples); let it end, or delete "
             "that folder"
         )
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(file, json.dumps({"fingerprint": plan.fingerprint}).encode())
+    atomic.write_bytes(file, json.dumps({"fingerprint": plan.fingerprint}).encode())
 
 
 def _complete(plan: _Plan, out: Path, head: dict[str, Any]) -> bool:
@@ -246,14 +211,14 @@ def _complete(plan: _Plan, out: Path, head: dict[str, Any]) -> bool:
         entry["samples"] = sum(shard["samples"] for shard in entry["shards"])
     if not splits:
         reason = f" ({len(skipped)} skipped, the first: {skipped[0]['reason']})" if skipped else ""
-        shutil.rmtree(plan.folder)
+        atomic.remove(plan.folder)
         raise VeaError(f"no samples were found for {head['name']}{reason}; nothing was written")
     text = json.dumps({**head, "splits": splits, "skipped": skipped}, ensure_ascii=False, indent=1) + "\n"
     for rest in plan.folder.glob(".*-*"):  # of processes that were killed; no shard is written any more
-        rest.unlink()
-    write_atomically(plan.folder / "index.json", text.encode("utf-8", "surrogatepass"))
-    _move_into_place(plan.folder, out)
-    shutil.rmtree(out / PLAN)
+        atomic.remove(rest)
+    atomic.write_bytes(plan.folder / "index.json", text.encode("utf-8", "surrogatepass"))
+    atomic.put_folder(plan.folder, out)
+    atomic.remove(out / PLAN)
     return True
 
 
@@ -354,7 +319,7 @@ def write_part(
                             return None
                 except VeaError as error:  # raw data or card have to change: what is there belongs to the old one
                     if parts == 1 and not isinstance(error, RunError):
-                        shutil.rmtree(plan.folder, ignore_errors=True)
+                        atomic.remove(plan.folder)
                     raise
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):

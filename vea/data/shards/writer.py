@@ -10,17 +10,18 @@ import math
 import os
 import re
 import tarfile
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-from vea.data.sample import Sample, check_image_size
+from vea.data.sample import Sample
+from vea.data.views.decode import CorruptImage, decode, open_image, read_header
 from vea.errors import VeaError, did_you_mean
+from vea.storage import atomic
 from vea.taxonomy.fields import LabelField
 
 _EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}  # an MPO file begins with a complete JPEG
@@ -94,23 +95,13 @@ def check_labels(sample: Sample, fields: Mapping[str, LabelField]) -> None:
 
 
 def _reencode(image: Image.Image, max_side: int | None, quality: int) -> tuple[bytes, float]:
-    """Returns JPEG bytes of the image as displayed, no side above ``max_side``, and the factor it was scaled by."""
-    shown = ImageOps.exif_transpose(image)
-    if shown.mode.startswith("I"):  # 16 bits; PIL would clip, not scale
-        values = np.asarray(shown).astype(np.float64)
-        shown = Image.fromarray((values / (257 if values.max() > 255 else 1)).clip(0, 255).round().astype(np.uint8))
-    if "A" in shown.getbands() or "transparency" in shown.info:
-        layer = shown.convert("RGBA")
-        shown = Image.new("RGB", layer.size, "white")
-        shown.paste(layer, mask=layer.getchannel("A"))
-    elif shown.mode not in ("L", "RGB"):
-        shown = shown.convert("L" if shown.mode == "1" else "RGB")
-    factor = min(1.0, max_side / max(shown.size)) if max_side else 1.0
+    """Returns JPEG bytes of a picture, no side above ``max_side``, and the factor it was scaled by."""
+    factor = min(1.0, max_side / max(image.size)) if max_side else 1.0
     if factor < 1:
-        width, height = shown.size
-        shown = shown.resize((max(1, round(width * factor)), max(1, round(height * factor))), Image.Resampling.LANCZOS)
+        width, height = image.size
+        image = image.resize((max(1, round(width * factor)), max(1, round(height * factor))), Image.Resampling.LANCZOS)
     out = io.BytesIO()
-    shown.save(out, "JPEG", quality=quality)
+    image.save(out, "JPEG", quality=quality)
     return out.getvalue(), factor
 
 
@@ -123,25 +114,16 @@ def prepare_image(sample: Sample, *, max_side: int | None, quality: int) -> Samp
     Raises:
         ValueError: the image cannot be decoded; the text is the reason.
     """
-    if not sample.image:
-        raise ValueError("the file is empty")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # broken EXIF, large pictures: it decodes, or it does not
-            with Image.open(io.BytesIO(sample.image)) as image:
-                check_image_size(*image.size)
-                kept = image.format in _EXTENSIONS and (image.format == "MPO" or getattr(image, "n_frames", 1) == 1)
-                kept = kept and (max_side is None or max(image.size) <= max_side)
-                image.load()
-                if kept:
-                    extension = _EXTENSIONS[str(image.format)]
-                    return sample if extension == sample.extension else replace(sample, extension=extension)
-                data, factor = _reencode(image, max_side, quality)
-    except MemoryError:
-        raise
-    except Exception as error:  # PIL's decoders raise almost anything on damaged files
-        known = "not an image that can be read" if isinstance(error, Image.UnidentifiedImageError) else str(error)
-        raise ValueError(" ".join((known or type(error).__name__).split())) from None
+        header = read_header(sample.image)
+        kept = header.format in _EXTENSIONS and (header.format == "MPO" or header.frames == 1)
+        if kept and (max_side is None or max(header.width, header.height) <= max_side):
+            decode(sample.image)
+            extension = _EXTENSIONS[header.format]
+            return sample if extension == sample.extension else replace(sample, extension=extension)
+        data, factor = _reencode(open_image(sample.image), max_side, quality)
+    except CorruptImage as error:
+        raise ValueError(str(error)) from None
     if factor < 1:
         sample = replace(sample, person_boxes=[[round(v * factor, 2) for v in box] for box in sample.person_boxes])
     return replace(sample, image=data, extension="jpg")
@@ -222,8 +204,8 @@ class _ShardWriter:
         self.file.close()
         offsets = io.BytesIO()
         np.save(offsets, np.array(self.offsets, dtype=np.uint64).reshape(-1, 4), allow_pickle=False)
-        write_atomically(self.path.with_suffix(".idx"), offsets.getvalue())
-        os.rename(self.partial, self.path)
+        atomic.write_bytes(self.path.with_suffix(".idx"), offsets.getvalue())
+        atomic.rename(self.partial, self.path)
         return {
             "file": self.path.name,
             "samples": len(self.offsets),
@@ -235,20 +217,7 @@ class _ShardWriter:
     def discard(self) -> None:
         with contextlib.suppress(OSError):  # on a full disk closing fails as writing did
             self.file.close()
-        self.partial.unlink(missing_ok=True)
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Writes a file that other processes see whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(partial, "wb") as file:
-            file.write(data)
-            _flush(file)
-        os.rename(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+        atomic.remove(self.partial)
 
 
 def _flush(file: Any) -> None:

@@ -1,8 +1,20 @@
-"""Encoded bytes to pixels."""
+"""The one reader of encoded images: loaders, predict, explain, serve, prepare, enrichment and check come through here.
+
+Whatever the container, a picture is read by the same rules:
+
+- 16 bits keep their upper 8; floating point is taken where it lies in 0..1, 32-bit integers where they fit 16 bits;
+- transparency lies on white; every colour model becomes RGB; embedded colour profiles are not applied;
+- the EXIF (or XMP) orientation is applied; of animations and of files with pages the first picture is read;
+- only decoders of ordinary picture formats run, and none before the header's size is known to be harmless.
+"""
 
 from __future__ import annotations
 
 import io
+import logging
+import warnings
+from dataclasses import dataclass
+from typing import BinaryIO
 
 import cv2
 import numpy as np
@@ -11,71 +23,235 @@ from PIL import Image, UnidentifiedImageError
 
 import vea  # noqa: F401  (sets NO_ALBUMENTATIONS_UPDATE before the next import)
 from vea.data.sample import check_image_size
+from vea.data.views.formats import CONTAINERS, heif_installed, is_heif, kind_of
 
 _EXIF_ORIENTATION = 0x0112
+_JPEG = b"\xff\xd8\xff"
+_TURNS = {  # EXIF orientation: what makes it upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_log = logging.getLogger("vea.data")
+_told: set[str] = set()
 
 
 class CorruptImage(Exception):
-    """An image that cannot be decoded, or whose header asks for too much memory; the text is the reason."""
+    """An image that cannot be decoded, or whose header asks for too much memory; the text is the reason.
+
+    ``looks_like`` names in brackets what a file that is no picture may be.
+    """
+
+    def __init__(self, reason: str, *, looks_like: str = "") -> None:
+        super().__init__(reason)
+        self.looks_like = looks_like
+
+
+@dataclass(frozen=True)
+class Header:
+    """What is known of an encoded image before its pixels: Pillow's name of the format, size as stored, pictures."""
+
+    format: str
+    width: int
+    height: int
+    frames: int
+
+
+def say_once(sentence: str) -> None:
+    """Logs a warning the first time that this process has reason to."""
+    if sentence not in _told:
+        _told.add(sentence)
+        _log.warning(sentence)
 
 
 def decode(data: bytes | memoryview) -> np.ndarray:
-    """Returns the image as displayed: RGB uint8 (H, W, 3), EXIF orientation applied, first frame of an animation.
-
-    Grey, palette, CMYK and 16-bit images become RGB; transparency is dropped.
+    """Returns the image as displayed: RGB uint8 (H, W, 3), by the rules of this module.
 
     Raises:
         CorruptImage: truncated or unknown data, or sides and area beyond those of ``vea.data.sample``.
     """
     data = bytes(data)
-    if not data:
-        raise CorruptImage("the file is empty")
-    if data[:3] == b"\xff\xd8\xff":
+    if data[:3] == _JPEG:
         return _decode_jpeg(data)
+    return np.array(open_image(data).convert("RGB"))
+
+
+def read_header(data: bytes | BinaryIO) -> Header:
+    """Returns what an encoded image says of itself; raises ``CorruptImage`` as ``decode`` does."""
+    with _opened(data) as image:
+        try:
+            frames = int(getattr(image, "n_frames", 1))
+        except Exception:  # the second is damaged, and the first may be whole
+            frames = 2
+        return Header(str(image.format), image.width, image.height, frames)
+
+
+def open_image(data: bytes | BinaryIO) -> Image.Image:
+    """Returns the image as displayed, in Pillow's mode L or RGB; raises ``CorruptImage`` as ``decode`` does.
+
+    For those who go on with Pillow, and for files on disk, of which an unknown one is not read to its end.
+    """
+    with _opened(data) as image:
+        return displayed(image)
+
+
+def displayed(image: Image.Image) -> Image.Image:
+    """Returns a Pillow image as displayed, in mode L or RGB; what its file still holds is decoded now.
+
+    Raises:
+        CorruptImage: the file cannot be decoded, or the numbers are no picture's.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # broken EXIF, large pictures: it decodes, or it does not
+        try:
+            check_image_size(*image.size)
+            image.load()
+            check_image_size(*image.size)  # icons say less before than after
+            orientation = _orientation(image)  # a TIFF is upright once it is loaded
+            shown = _on_white(_eight_bits(image))
+            return shown.transpose(_TURNS[orientation]) if orientation in _TURNS else shown
+        except (CorruptImage, MemoryError):
+            raise
+        except Exception as error:  # Pillow's decoders raise many types
+            raise CorruptImage(_reason(error)) from None
+
+
+def from_floats(values: np.ndarray) -> np.ndarray:
+    """Returns uint8 of floating-point values 0..1; raises ``CorruptImage`` for any others."""
+    if not np.isfinite(values).all():
+        raise CorruptImage("it holds numbers that are not finite")
+    low, high = float(values.min()), float(values.max())
+    if low < -1e-3 or high > 1 + 1e-3:
+        raise CorruptImage(
+            f"its floating-point values go from {low:g} to {high:g} and are taken only in 0..1: divide by the largest "
+            "value that can be, or give uint8"
+        )
+    say_once("floating-point pictures: values 0..1 are scaled to 0..255")
+    return (values * 255).round().clip(0, 255).astype(np.uint8)
+
+
+# ------------------------------------------------------------------------------------------------------------- Pillow
+
+
+class _opened:
+    """Opens an image with the decoders of ordinary formats; its size is checked, its pixels are not read yet."""
+
+    def __init__(self, data: bytes | BinaryIO) -> None:
+        self.data = data
+
+    def __enter__(self) -> Image.Image:
+        file = io.BytesIO(self.data) if isinstance(self.data, bytes) else self.data
+        try:
+            start = file.read(32)
+            file.seek(0)
+            if not start:
+                raise CorruptImage("the file is empty")
+            formats = CONTAINERS
+            if is_heif(start):
+                if not heif_installed():
+                    raise CorruptImage("it is a HEIC picture, which needs one more package: pip install pillow-heif")
+                formats = ["HEIF"]
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                self.image = Image.open(file, formats=formats)
+                check_image_size(*self.image.size)
+        except CorruptImage:
+            raise
+        except UnidentifiedImageError:  # its text holds the address of a buffer
+            raise CorruptImage("not an image that can be read", looks_like=kind_of(start)) from None
+        except Exception as error:  # Pillow's decoders raise many types
+            raise CorruptImage(_reason(error)) from None
+        if self.image.format != "MPO" and _is_animated(self.image):
+            say_once("animations and files of several pages: the first picture of each is read")
+        return self.image
+
+    def __exit__(self, *error: object) -> None:
+        self.image.close()
+
+
+def _is_animated(image: Image.Image) -> bool:
     try:
-        with Image.open(io.BytesIO(data)) as header:  # reads the header only
-            _check_size(*header.size)
-            orientation = header.getexif().get(_EXIF_ORIENTATION, 1)
-            frames = getattr(header, "n_frames", 1)
-    except CorruptImage:
-        raise
-    except Exception as error:  # Pillow's decoders raise many types
-        raise CorruptImage(_reason(error)) from None
-    image = None if frames > 1 else cv2.imdecode(np.frombuffer(data, np.uint8), _READ)
-    return _oriented(_decode_pillow(data) if image is None else cv2.cvtColor(image, cv2.COLOR_BGR2RGB), orientation)
+        return bool(getattr(image, "is_animated", False))
+    except Exception:  # a damaged second picture does not make the first unreadable
+        return False
 
 
-_READ = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+def _orientation(image: Image.Image) -> int:
+    try:
+        found = image.getexif().get(_EXIF_ORIENTATION, 1)
+    except Exception:  # a broken EXIF block does not make the picture unreadable
+        return 1
+    return found if isinstance(found, int) else 1
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Returns an image whose channels have 8 bits or 1."""
+    if image.mode == "F":
+        return Image.fromarray(from_floats(np.asarray(image)))
+    if image.mode[0] != "I":
+        return image
+    values = np.asarray(image)
+    if image.mode == "I":
+        low, high = int(values.min()), int(values.max())
+        if low < 0 or high > 65535:
+            raise CorruptImage(f"its 32-bit values go from {low} to {high}; save it with 8 or 16 bits")
+        if high <= 255 and image.format not in ("PNG", "PPM"):  # an 8-bit picture in a wide type; those two hold 16
+            return Image.fromarray(values.astype(np.uint8))
+    grey = Image.fromarray((values >> 8).astype(np.uint8))
+    clear = image.info.get("transparency")
+    if isinstance(clear, int):
+        grey.putalpha(Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
+    return grey
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """Returns the image in mode L or RGB; what is transparent is white."""
+    if image.mode in ("La", "RGBa"):  # colours multiplied by their alpha
+        image = image.convert("LA" if image.mode == "La" else "RGBA")
+    if ("A" in image.getbands() and image.mode != "LAB") or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    return image.convert("L" if image.mode in ("1", "L") else "RGB")
+
+
+# --------------------------------------------------------------------------------------------------------------- JPEG
 
 
 def _decode_jpeg(data: bytes) -> np.ndarray:
+    """Decodes by libjpeg-turbo itself: the same pixels as Pillow's, in less time."""
     try:
         height, width, space, _ = simplejpeg.decode_jpeg_header(data)
-    except ValueError as error:
-        raise CorruptImage(_reason(error)) from None
-    _check_size(width, height)
-    orientation = 1
-    if _has_exif(data):
-        try:
-            with Image.open(io.BytesIO(data)) as header:
-                orientation = header.getexif().get(_EXIF_ORIENTATION, 1)
-        except Exception:  # a broken EXIF block does not make the picture unreadable
-            orientation = 1
-    image = None
-    if space not in ("CMYK", "YCCK"):
-        try:
-            image = simplejpeg.decode_jpeg(data)
-        except ValueError:  # strict: also for harmless extra bytes, which Pillow tells from a truncated file
-            image = None
-    return _oriented(_decode_pillow(data) if image is None else image, orientation)
+        check_image_size(width, height)
+        pixels = None if space in ("CMYK", "YCCK") else simplejpeg.decode_jpeg(data)
+    except ValueError:  # strict: also for harmless extra bytes, which Pillow tells from a truncated file
+        pixels = None
+    if pixels is None:
+        return np.array(open_image(data).convert("RGB"))
+    return oriented(pixels, _jpeg_orientation(data))
 
 
-def _has_exif(data: bytes) -> bool:
-    """Says whether a JPEG has an Exif segment before its scan."""
+def _jpeg_orientation(data: bytes) -> int:
+    if not _has_metadata(data):
+        return 1
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(data), formats=["JPEG"]) as header:
+                return _orientation(header)
+    except Exception:  # what Pillow cannot open has been decoded already
+        return 1
+
+
+def _has_metadata(data: bytes) -> bool:
+    """Says whether a JPEG has a segment before its scan that may hold an orientation: Exif or XMP."""
     place = 2  # behind the start of the image: segments of 0xff, kind, length, and the scan begins with kind 0xda
     while data[place : place + 1] == b"\xff":
         kind = data[place + 1 : place + 2]
-        if kind == b"\xe1" and data[place + 4 : place + 10] == b"Exif\x00\x00":
+        if kind == b"\xe1" and data[place + 4 : place + 10] in (b"Exif\x00\x00", b"http:/"):
             return True
         if kind == b"\xda":
             return False
@@ -84,25 +260,10 @@ def _has_exif(data: bytes) -> bool:
     return False
 
 
-def _decode_pillow(data: bytes) -> np.ndarray:
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            return np.array(image.convert("RGB"))
-    except Exception as error:  # Pillow's decoders raise many types
-        raise CorruptImage(_reason(error)) from None
-
-
-def _check_size(width: int, height: int) -> None:
-    try:
-        check_image_size(width, height)
-    except ValueError as error:
-        raise CorruptImage(str(error)) from None
-
-
-def _oriented(image: np.ndarray, orientation: int) -> np.ndarray:
+def oriented(image: np.ndarray, orientation: int) -> np.ndarray:
     """Returns the image as displayed for an EXIF orientation, 1 to 8; other values mean upright."""
     if orientation in (5, 6, 7, 8):
-        image = image.transpose(1, 0, 2)
+        image = cv2.transpose(image)
     if orientation in (3, 4, 7, 8):
         image = image[::-1]
     if orientation in (2, 3, 6, 7):
@@ -111,6 +272,4 @@ def _oriented(image: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):  # its text holds the address of a buffer
-        return "not an image that can be read"
     return " ".join(str(error).split()) or type(error).__name__

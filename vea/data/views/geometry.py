@@ -12,6 +12,7 @@ import vea  # noqa: F401  (sets NO_ALBUMENTATIONS_UPDATE before the next import)
 from vea.data.loading.order import KeyedUniforms
 from vea.data.views.person import Window
 
+CROP_SCALE = 1.0  # side of a face's crop over the longer side of its box; FER2013: 1.005 (median of 296 faces)
 _INTERPOLATION = {"cubic": cv2.INTER_CUBIC, "linear": cv2.INTER_LINEAR, "area": cv2.INTER_AREA}
 
 
@@ -64,3 +65,28 @@ def crop_resize(image: np.ndarray, window: Window, *, size: int, interpolation: 
     elif method == cv2.INTER_CUBIC and min(x1 - x0, y1 - y0) > 1.2 * size:
         method = cv2.INTER_LINEAR
     return cv2.resize(crop, (size, size), interpolation=method)
+
+
+def square_around(box: Sequence[float], *, scale: float = CROP_SCALE) -> Window:
+    """Returns the square around a face's box, which may reach beyond the picture."""
+    x0, y0, x1, y1 = box
+    side = max(1, round(max(x1 - x0, y1 - y0) * scale))
+    left, top = round((x0 + x1 - side) / 2), round((y0 + y1 - side) / 2)
+    return left, top, left + side, top + side
+
+
+def cut(image: np.ndarray, window: Window) -> np.ndarray:
+    """Returns the pixels of a window; beyond the border the picture's edge is repeated."""
+    x0, y0, x1, y1 = window
+    height, width = image.shape[:2]
+    if x0 >= 0 and y0 >= 0 and x1 <= width and y1 <= height:
+        return image[y0:y1, x0:x1]
+    rows, columns = np.clip(np.arange(y0, y1), 0, height - 1), np.clip(np.arange(x0, x1), 0, width - 1)
+    return image[rows[:, None], columns]
+
+
+def crop_square(image: np.ndarray, box: Sequence[float], *, size: int, scale: float = CROP_SCALE) -> np.ndarray:
+    """Returns (size, size, 3): the square around a box; beyond the border the picture's edge is repeated."""
+    crop = cut(image, square_around(box, scale=scale))
+    shrink = crop.shape[0] > size
+    return cv2.resize(crop, (size, size), interpolation=cv2.INTER_AREA if shrink else cv2.INTER_LINEAR)

@@ -14,7 +14,7 @@ import vea  # noqa: F401  (sets NO_ALBUMENTATIONS_UPDATE before the next import)
 from vea.config import AugmentConfig
 from vea.data.loading.order import KeyedUniforms, keyed_bits
 from vea.data.views.colour import _colour_changes, _rand_augment, _with_global_seed
-from vea.data.views.geometry import crop_resize, eval_window, random_resized_window
+from vea.data.views.geometry import crop_resize, cut, eval_window, random_resized_window, square_around
 from vea.data.views.person import Window, person_window
 
 
@@ -46,6 +46,10 @@ class Views:
         """Returns the scene view of an RGB image, uint8 (S, S, C)."""
         shared = self._shared(key, pass_number)
         return self._view(image, self._scene_window(image, key, pass_number), shared, key, pass_number, "scene")
+
+    def face(self, image: np.ndarray, box: Sequence[float], *, key: str = "", pass_number: int = 0) -> np.ndarray:
+        """Returns the view of the face in ``box``, uint8 (S, S, C): that of the square around it as a picture."""
+        return self.one(cut(image, square_around(box)), key=key, pass_number=pass_number)
 
     def two(
         self, image: np.ndarray, *, boxes: Sequence[Sequence[float]], key: str, pass_number: int = 0

@@ -1,0 +1,81 @@
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from vea.errors import VeaError
+from vea.faces.video import Frame
+from vea.inference import video
+from vea.inference.results import Face, Prediction
+
+
+class Reader:
+    """A predictor that sees one face whose probabilities are in the picture's first pixels."""
+
+    reads_faces, description = True, "toy"
+
+    def predict(self, images):
+        (image,) = images
+        shares = image[0, :2, 0] / 255
+        shares = shares / shares.sum()
+        probabilities = {"happy": float(shares[0]), "sad": float(shares[1])}
+        best = max(probabilities, key=probabilities.__getitem__)
+        return [Prediction(best, probabilities, [Face((10, 10, 40, 40), best, probabilities, 0.9)])]
+
+
+def series(pattern):
+    """Frames at 25 a second; h: happy for sure, s: sad for sure, ?: slightly sad."""
+    pixels = {"h": (230, 25), "s": (25, 230), "?": (120, 135)}
+    for number, letter in enumerate(pattern):
+        image = np.zeros((50, 50, 3), np.uint8)
+        image[0, :2, 0] = pixels[letter]
+        yield Frame(number, number / 25, image)
+
+
+def letters(rows):
+    return "".join(row.expression[0] for row in rows)
+
+
+def test_a_doubtful_frame_is_decided_by_its_neighbours_and_a_lasting_change_is_kept(monkeypatch):
+    pattern = "hhhh?hhh" + "s" * 12
+    monkeypatch.setattr(video, "frames", lambda source, every: series(pattern))
+    assert letters(video.track("x.mp4", predictor=Reader(), smoothing=False)) == pattern.replace("?", "s")
+    rows = list(video.track("x.mp4", predictor=Reader()))
+    assert letters(rows) == "h" * 8 + "s" * 12
+    assert {row.track for row in rows} == {1}
+    assert rows[4].raw["sad"] > 0.5 > rows[4].probabilities["sad"]
+    assert sum(rows[4].probabilities.values()) == pytest.approx(1, abs=1e-5)
+
+
+def test_blocks_agree_with_one_pass_and_memory_is_bounded(monkeypatch):
+    pattern = "hhh?" * 40 + "sss?" * 40
+    monkeypatch.setattr(video, "frames", lambda source, every: series(pattern))
+    whole = letters(video.track("x.mp4", predictor=Reader()))
+    monkeypatch.setattr(video, "BLOCK", 60)
+    assert letters(video.track("x.mp4", predictor=Reader())) == whole
+
+
+def test_rows_before_a_break_are_yielded(monkeypatch):
+    def broken(source, every):
+        yield from series("hhh")
+        raise VeaError("x.mp4: breaks off after 3 frames")
+
+    monkeypatch.setattr(video, "frames", broken)
+    rows = []
+    with pytest.raises(VeaError, match="breaks off"):
+        for row in video.track("x.mp4", predictor=Reader()):
+            rows.append(row)
+    assert len(rows) == 3
+
+
+def test_a_model_of_whole_pictures_is_refused():
+    with pytest.raises(VeaError, match="whole pictures"):
+        next(video.track("x.mp4", predictor=SimpleNamespace(reads_faces=False, description="scene")))
+
+
+def test_records_are_flat():
+    row = video.Row(3, 0.12, 1, (1, 2, 3, 4), 0.9, "happy", {"happy": 0.75, "sad": 0.25}, {}, {"valence": 0.5})
+    assert row.record() == {
+        "frame": 3, "time": 0.12, "track": 1, "x0": 1, "y0": 2, "x1": 3, "y1": 4, "score": 0.9, "expression": "happy",
+        "p_happy": 0.75, "p_sad": 0.25, "valence": 0.5,
+    }  # fmt: skip
