@@ -17,6 +17,7 @@ from vea.evals.question import Answer, Question, answer_key, picture_digest
 from vea.evals.tasks.base import Task, has_readout, open_task
 from vea.progress import Progress
 from vea.storage.atomic import write_text
+from vea.storage.lock import held
 
 
 def run_name(model: str) -> str:
@@ -61,11 +62,11 @@ def ask_all(
         if picture not in digests:
             digests[picture] = picture_digest(picture)
         keys.append(answer_key(backend.name, settings, question, picture=digests[picture]))
-    held = [answers.get(key) if answers is not None else None for key in keys]
+    known = [answers.get(key) if answers is not None else None for key in keys]
     # the same question twice in a run is asked once
     places: dict[str, list[int]] = {}
     for place, key in enumerate(keys):
-        if held[place] is None:
+        if known[place] is None:
             places.setdefault(key, []).append(place)
     asked = [questions[group[0]] for group in places.values()]
     groups = list(places.values())
@@ -74,7 +75,7 @@ def ask_all(
     with Progress(label, len(asked)) as progress:
         for number, answer in backend.ask(asked, readouts) if asked else ():
             for place in groups[number]:
-                held[place] = answer
+                known[place] = answer
             if answer.error is not None:
                 failed += 1
             elif answers is not None and backend.keeps_answers:
@@ -85,10 +86,10 @@ def ask_all(
         "kept": len(questions) - sum(map(len, groups)),
         "failed": failed,
         "seconds": round(time.perf_counter() - started, 3),
-        "tokens": sum(answer.tokens for answer in held if answer is not None),
+        "tokens": sum(answer.tokens for answer in known if answer is not None),
         "pictures": len(digests) - (None in digests),
     }
-    return [answer if answer is not None else Answer(error="no answer came") for answer in held], cost
+    return [answer if answer is not None else Answer(error="no answer came") for answer in known], cost
 
 
 def _score(
@@ -125,7 +126,8 @@ def _locked(folder: Path | None) -> Iterator[None]:
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)
-    yield
+    with held(folder / ".eval.lock", what=f"judging into {folder}"):
+        yield
 
 
 def run_task(

@@ -87,7 +87,7 @@ class Endpoint(Backend):
             import httpx
         except ImportError:
             raise VeaError("servers need httpx: pip install 'vea[vlm]'") from None
-        base, _, model = url.partition("#")
+        base, _sign, model = url.partition("#")
         key = os.environ.get(key_from, "")
         self._client = httpx.Client(
             base_url=base.rstrip("/") + "/", timeout=timeout,
@@ -130,15 +130,17 @@ class Endpoint(Backend):
                     if len(self._pictures) > 256:
                         self._pictures.clear()
                     self._pictures[picture] = encode_picture(picture, side=self.image_size)
-                url = self._pictures[picture]
-            content.insert(0, {"type": "image_url", "image_url": {"url": url}})
+                data = self._pictures[picture]
+            content.insert(0, {"type": "image_url", "image_url": {"url": data}})
         body: dict[str, Any] = {
             "model": self.model,
             "messages": [{"role": "user", "content": content}],
             "max_tokens": self.max_new or question.max_tokens,
             "temperature": 0,
         }
-        return body | ({"logprobs": True, "top_logprobs": 20} if self._asks_logprobs and question.choices else {})
+        if self._asks_logprobs and question.choices:
+            body |= {"logprobs": True, "top_logprobs": 20}
+        return body
 
     def _once(self, question: Question) -> tuple[Answer | None, str, float]:
         """Returns (answer, "", 0), or (None, what went wrong, seconds the server asked to wait).

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,13 +31,14 @@ def tower_features(pictures: Sequence[Path], folder: Path, *, size: int = 224, b
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
         raise VeaError(f"{folder} holds no .safetensors; judge:DIR takes the folder of a DINOv2 ViT-S/14")
-    tower = timm.create_model("vit_small_patch14_dinov2", num_classes=0, dynamic_img_size=True).eval()
+    tower: torch.nn.Module = timm.create_model("vit_small_patch14_dinov2", num_classes=0, dynamic_img_size=True).eval()
     try:
         tower.load_state_dict({name: value.float() for name, value in load_file(weights[0]).items()})
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise VeaError(f"{weights[0]} is not a DINOv2 ViT-S/14 with timm's names ({reason})") from None
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    features: Callable[[torch.Tensor], torch.Tensor] = getattr(tower, "forward_features")  # noqa: B009
     rows = []
     with torch.inference_mode():
         for start in range(0, len(pictures), batch):
@@ -48,7 +49,7 @@ def tower_features(pictures: Sequence[Path], folder: Path, *, size: int = 224, b
             sized = [
                 torch.nn.functional.interpolate(p, (size, size), mode="bicubic", antialias=True)[0] for p in pixels
             ]
-            tokens = tower.forward_features(torch.stack([(p - mean) / std for p in sized]))
+            tokens = features(torch.stack([(p - mean) / std for p in sized]))
             rows.append(torch.cat([tokens[:, 0], tokens[:, 1:].mean(1)], 1).numpy())
     return np.concatenate(rows)
 
@@ -126,7 +127,8 @@ class FeatureJudge(Learner):
         strengths = np.logspace(1, 5, 17)
         self._left_out, weights = np.zeros_like(y), np.zeros((x.shape[1], y.shape[1]))
         for columns in (slice(0, 1), slice(1, 2), slice(2, None)):
-            best = min(strengths, key=lambda r, c=columns: float(((left_out(r, c) - y[:, c]) ** 2).mean()))
+            errors = [float(((left_out(strength, columns) - y[:, columns]) ** 2).mean()) for strength in strengths]
+            best = float(strengths[int(np.argmin(errors))])
             self._left_out[:, columns] = left_out(best, columns)
             weights[:, columns] = vt.T @ ((s / (s**2 + best))[:, None] * projected[:, columns])
         self._reader = weights

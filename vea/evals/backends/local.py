@@ -80,10 +80,11 @@ class LocalModel(Backend):
         self.settings = {"dtype": dtype, "weights": _identity(folder), "max_new_tokens": max_new_tokens}
         try:
             config = transformers.AutoConfig.from_pretrained(folder)
-            self.sees = _reads_pictures(transformers, config)
-            kind = transformers.AutoModelForImageTextToText if self.sees else transformers.AutoModelForCausalLM
+            self.sees = _reads_pictures(config)
+            kind: Any = transformers.AutoModelForImageTextToText if self.sees else transformers.AutoModelForCausalLM
             self.model: Any = kind.from_pretrained(folder, dtype=getattr(torch, dtype))
-            self.model.to(device).eval()
+            self.model.to(device)
+            self.model.eval()
             self.processor = transformers.AutoProcessor.from_pretrained(folder) if self.sees else None
             self.tokenizer: Any = (
                 self.processor.tokenizer if self.processor is not None
@@ -224,7 +225,7 @@ class LocalModel(Backend):
         return str(self.tokenizer.decode(made, skip_special_tokens=True)).strip(), len(made)
 
 
-def _reads_pictures(transformers: Any, config: Any) -> bool:
+def _reads_pictures(config: Any) -> bool:
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as known
 
     return config.model_type in known
