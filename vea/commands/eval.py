@@ -23,7 +23,10 @@ def _parser() -> argparse.ArgumentParser:
         prog="vea eval", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("model", help="who is asked")
-    parser.add_argument("tasks", help="statements, or statements:FILE in MVEI's form; with commas between")
+    parser.add_argument(
+        "tasks",
+        help="TASK[:SOURCE], with commas between: statements, choice, open-vocabulary, ratings, affect, explanations",
+    )
     parser.add_argument("--limit", type=int, help="only the first pictures")
     parser.add_argument("--out", type=Path, help="folder of answers, records, report.html (default: runs/eval/MODEL)")
     parser.add_argument("--data", type=Path, help="folder of the task's data (default: below VEA_DATA)")

@@ -13,7 +13,7 @@ import numpy as np
 from vea.errors import VeaError, did_you_mean
 from vea.evals.question import LOW_MASS, Answer, Question
 
-TASKS = ("statements",)
+TASKS = ("statements", "choice", "open-vocabulary", "ratings", "affect", "explanations")
 
 
 class Task:

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-transformers = pytest.importorskip("transformers")
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import tiny
 
@@ -17,6 +16,7 @@ from vea.evals.backends.local import choice_tokens
 from vea.evals.oasis import PROMPT
 from vea.evals.question import Question
 
+pytest.importorskip("transformers")
 STATEMENTS = ["It is good.", "The overall sentiment of the image is negative and sad", "x", "The image might evoke joy"]
 
 
