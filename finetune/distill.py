@@ -1,4 +1,4 @@
-"""Distil a face network from cached answers of a strong one: the way in which the models that ship were trained.
+"""Distil a face network from cached answers of a strong one.
 
     python finetune/distill.py views data/views --data data/fer2013plus --teacher data/weights/fer-densenet121
     python finetune/distill.py train configs/finetune/expression_distilled.yaml --views data/views
@@ -36,12 +36,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import vea
-from vea.config import RecogniseConfig, load_config
-from vea.config.load import to_yaml
+from vea.config import RecogniseConfig, load_config, to_yaml
 from vea.data.loading.loader import eval_loader
 from vea.data.shards.reader import ShardReader
 from vea.errors import VeaError, command
 from vea.losses.classification import soft_cross_entropy
+from vea.storage import atomic
 from vea.storage.atomic import write_text
 from vea.storage.checkpoint import save_weights
 from vea.storage.provenance import git_state
@@ -130,7 +130,7 @@ def write_views(out: Path, *, data: str, teacher: Path, rounds: int) -> None:
             temporary = path.with_name(f".{path.name}")
             np.savez(temporary, view=view, index=rows, partner=np.array(partners), share=np.float32(shares),
                      features=features, logits=logits)  # fmt: skip
-            temporary.rename(path)
+            atomic.rename(temporary, path)
             print(f"{path}: {time.strftime('%H:%M:%S')}", flush=True)
 
 
@@ -209,7 +209,7 @@ def worse(views: Tensor, numbers: np.random.Generator, *, strength: float) -> Te
 
 
 def student(config: RecogniseConfig) -> RecogniseTask:
-    """Returns the network of ``config``, begun from ``train.init_from``; blocks that that one lacks begin as nothing."""
+    """Returns the network of ``config``, begun from ``train.init_from``; blocks that one lacks begin as nothing."""
     task = RecogniseTask(config.model_copy(update={"distill": type(config.distill)()}), fields=label_fields(config))
     if config.train.init_from:
         found = open_model(config.train.init_from).task.state_dict()
@@ -286,7 +286,8 @@ def train(config: RecogniseConfig, views: dict[str, Tensor], given: argparse.Nam
     middle, spread = sample.mean(0), sample.std(0).clamp(min=0.02)
     own = {"versions": {"vea": vea.__version__, "torch": torch.__version__, "python": platform.python_version()},
            "git": git_state(), "seed": config.seed, "recipe": config.recipe,
-           "config": config.model_dump(mode="json"), "distil": {name: getattr(given, name) for name in SETTINGS}}  # fmt: skip
+           "config": config.model_dump(mode="json"),
+           "distil": {name: getattr(given, name) for name in SETTINGS}}  # fmt: skip
     task.train()
     while step < settings.steps:
         numbers = np.random.default_rng([7, config.seed, step])
@@ -339,7 +340,7 @@ def train(config: RecogniseConfig, views: dict[str, Tensor], given: argparse.Nam
             torch.save(
                 {name: part.state_dict() for name, part in kept.items()} | {"step": step, "best": best}, temporary
             )
-            temporary.rename(last)
+            atomic.rename(temporary, last)
     print(f"best: {best}, in {run / 'best'}")
 
 
