@@ -96,33 +96,64 @@ class LocalModel(Backend):
         if self.sees and blind:
             self.notes.append("blind: the model was shown no picture")
         self.shows = self.sees and not blind
+        self._firsts: dict[tuple[str, ...], list[list[int]]] = {}
 
     def shown(self, question: Question) -> Path | None:
         """Returns the picture, None for a blind model."""
         return question.picture if self.shows else None
 
-    def _encode(self, question: Question) -> dict[str, Tensor]:
-        """Returns the tokens of a question, with its picture's pixels."""
+    def _text(self, question: Question) -> str:
+        """Returns the prompt in the model's own chat form, with one mark for the picture."""
         content: list[dict[str, Any]] = [{"type": "text", "text": question.prompt}]
-        picture = self.shown(question)
-        if picture is not None:
+        pictured = self.shown(question) is not None
+        if pictured:
             content.insert(0, {"type": "image"})
         coder = self.processor if self.processor is not None else self.tokenizer
         if getattr(coder, "chat_template", None) or getattr(self.tokenizer, "chat_template", None):
             said: Any = content if self.processor is not None else question.prompt
             messages = [{"role": "user", "content": said}]
-            text = coder.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        else:
-            mark = getattr(self.processor, "image_token", "<image>") if picture is not None else ""
-            text = f"{mark}{question.prompt}\nAnswer:"
-        if picture is None:
+            return str(coder.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+        mark = getattr(self.processor, "image_token", "<image>") if pictured else ""
+        return f"{mark}{question.prompt}\nAnswer:"
+
+    def _encode(self, question: Question) -> dict[str, Tensor]:
+        """Returns the tokens of a question, with its picture's pixels."""
+        picture, text = self.shown(question), self._text(question)
+        if picture is None or self.processor is None:
             return dict(self.tokenizer(text, return_tensors="pt", add_special_tokens=False))
         from PIL import Image
 
         from vea.data.views.pictures import read_image
 
         image = Image.fromarray(read_image(picture))
-        return dict(coder(text=[text], images=[image], return_tensors="pt"))
+        return dict(self.processor(text=[text], images=[image], return_tensors="pt"))
+
+    def _encode_all(self, questions: Sequence[Question]) -> list[dict[str, Tensor]]:
+        """Returns the inputs of questions about one picture; its pixels are prepared once where the form allows it.
+
+        The processor turns one mark into a run of equal tokens as a rule. Where that rule gives the processor's own
+        tokens for the first question, the others are spliced by it; other forms go through the processor each.
+        """
+        first = self._encode(questions[0])
+        mark = getattr(self.model.config, "image_token_id", None)
+        if self.shown(questions[0]) is None or mark is None or len(questions) == 1:
+            return [first, *(self._encode(question) for question in questions[1:])]
+        run = int((first["input_ids"][0] == mark).sum())
+        rows = []
+        for question in questions:
+            ids = self.tokenizer(self._text(question), add_special_tokens=False)["input_ids"]
+            place = ids.index(mark) if ids.count(mark) == 1 else None
+            rows.append(None if place is None else [*ids[:place], *([mark] * run), *ids[place + 1 :]])
+        if rows[0] != first["input_ids"][0].tolist() or None in rows:
+            return [first, *(self._encode(question) for question in questions[1:])]
+        pixels = {n: v for n, v in first.items() if v.shape[:2] != first["input_ids"].shape}
+        made = []
+        for row in rows:
+            ids = torch.tensor([row])
+            made.append({**pixels, "input_ids": ids, "attention_mask": torch.ones_like(ids)})
+            if "mm_token_type_ids" in first:  # 1 where the picture is
+                made[-1]["mm_token_type_ids"] = (ids == mark).to(first["mm_token_type_ids"].dtype)
+        return made
 
     @torch.inference_mode()
     def ask(self, questions: Sequence[Question], readouts: Sequence[str]) -> Iterator[tuple[int, Answer]]:
@@ -138,7 +169,7 @@ class LocalModel(Backend):
 
     def _answers(self, questions: Sequence[Question], readouts: Sequence[str]) -> list[Answer]:
         started = time.perf_counter()
-        coded = [self._encode(question) for question in questions]
+        coded = self._encode_all(questions)
         rows = [item["input_ids"][0].tolist() for item in coded]
         wants = [bool(q.choices) and "probability" in readouts for q in questions]
         logits = self._next_logits(coded, rows) if any(wants) else None
@@ -146,18 +177,31 @@ class LocalModel(Backend):
         found = []
         for i, question in enumerate(questions):
             before = time.perf_counter()
-            shares, mass = self._shares(logits[i], question) if wants[i] and logits is not None else (None, None)
+            shares, mass = self._read(logits[i], question) if wants[i] and logits is not None else (None, None)
             text, tokens = self._generate(coded[i], question) if "text" in readouts else (None, 0)
             spent = seconds + time.perf_counter() - before
             found.append(Answer(text, shares, mass, tokens + len(rows[i]), round(spent, 4)))
         return found
+
+    def _read(self, logits: Tensor, question: Question) -> tuple[dict[str, float] | None, float | None]:
+        """Returns P(choice) and mass, or nothing and a note where the first token does not tell the choices apart."""
+        try:
+            return self._shares(logits, question)
+        except RunError:
+            raise
+        except VeaError as error:
+            if str(error) not in self.notes:
+                self.notes.append(str(error))
+            return None, None
 
     def _shares(self, logits: Tensor, question: Question) -> tuple[dict[str, float], float]:
         """Returns P(choice) from the logits (V,) of the first answer token, and the mass of all choices."""
         everything = logits.float().softmax(0)
         if not torch.isfinite(everything).all():
             raise RunError(f"{self.name} gives logits that are not finite; try dtype float32")
-        picked = [float(everything[ids].sum()) for ids in choice_tokens(self.tokenizer, question.choices)]
+        if question.choices not in self._firsts:
+            self._firsts[question.choices] = choice_tokens(self.tokenizer, question.choices)
+        picked = [float(everything[ids].sum()) for ids in self._firsts[question.choices]]
         mass = sum(picked)
         return {name: p / mass if mass else 1 / len(picked) for name, p in zip(question.choices, picked)}, mass
 
@@ -181,37 +225,35 @@ class LocalModel(Backend):
         shared = _common_prefix(rows)
         if len(rows) == 1 or not self.share_prefix or shared < 8:
             return [self._whole(item) for item in coded]
-        positions = [self._positions(item) for item in coded]
-        first = {name: v for name, v in coded[0].items() if name not in ("input_ids", "attention_mask")}
+        positions = self._positions(coded[0])
+        first = {name: v for name, v in coded[0].items() if name != "attention_mask"}
         # per-token inputs are cut with the tokens, pixels stay whole
         first = {n: v[:, :shared] if v.shape[:2] == (1, len(rows[0])) else v for n, v in first.items()}
-        first |= {"input_ids": coded[0]["input_ids"][:, :shared]}
-        if positions[0] is not None:
-            first["position_ids"] = positions[0][..., :shared]
+        if positions is not None:
+            first["position_ids"] = positions[..., :shared]
         inputs = {name: value.to(self.device) for name, value in first.items()}
         cache = self.model(**inputs, use_cache=True, logits_to_keep=1).past_key_values
+        cache.batch_repeat_interleave(len(rows))
+        # what is left is text: padded on the left, so that every row ends at the last place, and positions count on
         lengths = [len(row) - shared for row in rows]
         longest = max(lengths)
         ids = torch.zeros((len(rows), longest), dtype=torch.long)
-        mask = torch.zeros((len(rows), shared + longest), dtype=torch.long)
-        places = torch.zeros((len(rows), longest), dtype=torch.long)
+        mask = torch.ones((len(rows), shared + longest), dtype=torch.long)
+        begin = shared if positions is None else int(positions[..., shared].max())
+        places = torch.full((len(rows), longest), begin)
         for i, row in enumerate(rows):
-            ids[i, : lengths[i]] = torch.tensor(row[shared:])
-            mask[i, : shared + lengths[i]] = 1
-            places[i] = torch.arange(shared, shared + longest)
-        if positions[0] is not None:
-            steps = [p[..., shared:] for p in positions if p is not None]  # (3, 1, length)
-            padded = [torch.nn.functional.pad(step, (0, longest - step.shape[-1]), value=1) for step in steps]
-            places = torch.cat(padded, dim=1)
-        cache.batch_repeat_interleave(len(rows))
+            ids[i, longest - lengths[i] :] = torch.tensor(row[shared:])
+            mask[i, shared : shared + longest - lengths[i]] = 0
+            places[i, longest - lengths[i] :] += torch.arange(lengths[i])
         output = self.model(
             input_ids=ids.to(self.device),
             attention_mask=mask.to(self.device),
-            position_ids=places.to(self.device),
+            position_ids=(places if positions is None else places.expand(len(positions), -1, -1)).to(self.device),
             past_key_values=cache,
             use_cache=True,
+            logits_to_keep=1,
         )
-        return [output.logits[i, length - 1] for i, length in enumerate(lengths)]
+        return list(output.logits[:, -1])
 
     def _generate(self, item: dict[str, Tensor], question: Question) -> tuple[str, int]:
         """Returns the greedy answer and its number of tokens."""
