@@ -101,7 +101,7 @@ class Endpoint(Backend):
         self.base = base
         self.model = model or self._first_model()
         self.name = ("blind:" if blind else "") + self.model
-        self.settings = {"url": base, "image_size": image_size, "max_new_tokens": max_new_tokens, "temperature": 0}
+        self.settings = {"image_size": image_size, "max_new_tokens": max_new_tokens, "temperature": 0}
         self._asks_logprobs = True
         self._lock = threading.Lock()
         self._pictures: dict[Path, str] = {}
