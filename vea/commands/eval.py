@@ -4,7 +4,7 @@
     vea eval path/to/a/vlm statements:mvei/statements.json     # a transformers folder, a published file
     vea eval http://127.0.0.1:8000/v1#my-model statements      # any OpenAI-compatible server
 
-Models: a transformers folder, the URL of a server, ``judge`` (frozen features), and the baselines
+Models: a transformers folder, the URL of a server, a run of vea, ``judge`` (frozen features), and the baselines
 constant, uniform, text-only, brightness, oracle, shuffled:MODEL, blind:FOLDER. docs/evals.md has the tasks.
 """
 
@@ -40,6 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-new-tokens", type=int, help="of a generated answer (default: the task's)")
     parser.add_argument("--device", default="cpu", help="of a local model")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
+    parser.add_argument("--hint", help="RUN or random: a recogniser's first classes go into the prompt (HEF)")
     return parser
 
 
@@ -58,6 +59,7 @@ def main(argv: list[str]) -> None:
         split=arguments.split,
         seed=arguments.seed,
         readouts=("text", "probability") if arguments.readout == "both" else (arguments.readout,),
+        hint=arguments.hint,
         concurrency=arguments.concurrency,
         retries=arguments.retries,
         timeout=arguments.timeout,

@@ -58,11 +58,16 @@ def open_backend(name: str, **options: Any) -> Backend:
     ``constant[:ANSWER]``, ``uniform``, ``text-only``, ``brightness``, ``oracle``: baselines; ``shuffled:MODEL``:
     another picture's answer of a model; ``http(s)://HOST/v1[#MODEL]``: an OpenAI-compatible server; ``blind:DIR``: a
     local language model, or an image-text model that is not shown the picture; ``DIR``: a local transformers folder;
-    ``judge:DIR`` or ``judge``: vea's judge from frozen features.
+    ``judge:DIR`` or ``judge``: vea's judge from frozen features; anything else that ``vea.load``
+    opens: a recogniser. With the option ``hint`` the model is given a recogniser's first classes.
 
     Raises:
         VeaError: nothing goes by that name.
     """
+    hint = options.pop("hint", None)
+    if hint:
+        ours = import_module("vea.evals.backends.ours")
+        return ours.Hinted(open_backend(name, **options), hint, seed=options.get("seed", 0))
     head, _, rest = name.partition(":")
     if name.startswith(("http://", "https://")):
         return import_module("vea.evals.backends.endpoint").Endpoint(name, **options)
@@ -78,7 +83,9 @@ def open_backend(name: str, **options: Any) -> Backend:
         return import_module("vea.evals.backends.local").LocalModel(folder, blind=head == "blind", **options)
     if head == "blind":
         raise VeaError(f"{folder} holds no config.json; blind: takes the folder of a transformers model")
+    if folder.exists() or name in ("expression", "expression-nano"):
+        return import_module("vea.evals.backends.ours").Recogniser(name)
     raise VeaError(
         f"no model {name!r}{did_you_mean(name, [*BASELINES, 'judge'])}; a model is a baseline, a "
-        "transformers folder, or the URL of a server"
+        "transformers folder, a run folder, or the URL of a server"
     )
