@@ -15,3 +15,8 @@ def load(name_or_dir: str = "expression", **options: _Any) -> _Any:
     return _importlib.import_module("vea.inference.predict").load(
         name_or_dir, **options
     )  # torch is imported here, not before
+
+
+def evaluate(model: _Any, tasks: _Any, **options: _Any) -> _Any:
+    """Returns {task: record} of a judge on emotion tasks; see ``vea.evals.run.evaluate``."""
+    return _importlib.import_module("vea.evals.run").evaluate(model, tasks, **options)

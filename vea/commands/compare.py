@@ -70,6 +70,14 @@ def compare(argv: list[str]) -> None:
     parser.add_argument("--split", default="test")
     parser.add_argument("--target", help="default: the first of run A")
     arguments = parser.parse_args(argv)
+    from vea.evals.compare import is_eval_run, paired
+
+    if is_eval_run(arguments.run_a) and is_eval_run(arguments.run_b):
+        found = paired(arguments.run_a, arguments.run_b, task=arguments.target)
+        print(f"{found['task']}, read-out {found['readout']}, {found['n']} questions")
+        print(f"A {found['a']:.4f}, B {found['b']:.4f}; B - A: {found['b'] - found['a']:+.4f}, "
+              f"95 % paired bootstrap by picture {found['low']:+.4f} to {found['high']:+.4f}")  # fmt: skip
+        return
     from vea.metrics import bootstrap_interval, concordance
 
     a, b = (read_evaluation(run, split=arguments.split) for run in (arguments.run_a, arguments.run_b))
@@ -110,8 +118,11 @@ def leaderboard(argv: list[str]) -> None:
             first = next((metrics[name] for name in ("accuracy", "mAP", "ccc", "cider") if name in metrics), 0.0)
             # runs of different data are not rivals: the data is a column and sorts before the score
             rows.append(((target, ", ".join(record["data"]), -first), path.parent.name, result["samples"], metrics))
-    if not rows:
+    judged = _judged(arguments.dir)
+    if not rows and not judged:
         raise VeaError(f"no evaluation_{arguments.split}.json below {arguments.dir}; finetune/evaluate.py writes them")
+    if not rows:
+        return
     table = Table(title=f"{arguments.split} split, runs below {arguments.dir}", title_justify="left")
     shown = [name for name in SHOWN if any(name in row[-1] for row in rows)]
     for column in ("target", "data", "run", "n", *shown):
@@ -120,3 +131,16 @@ def leaderboard(argv: list[str]) -> None:
         cells = (f"{metrics[name]:.4f}" if name in metrics else "" for name in shown)
         table.add_row(target, data, run, str(samples), *cells)
     Console(width=180).print(table)
+
+
+def _judged(folder: Path) -> bool:
+    """Prints the runs of ``vea eval`` below a folder, best first within a task; returns whether there are any."""
+    from vea.evals.compare import leaderboard_rows
+
+    rows = leaderboard_rows(folder)
+    if rows:
+        table = Table("task", "read-out", "model", "headline", "n", "run", title="vea eval", title_justify="left")
+        for task, readout, model, value, count, run in rows:
+            table.add_row(task, readout, model, f"{value:.4f}", str(count), run)
+        Console(width=180).print(table)
+    return bool(rows)

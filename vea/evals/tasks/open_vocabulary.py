@@ -1,0 +1,83 @@
+"""Open-vocabulary emotion labels (OV-MERD's form): words of a reply against words of people, through emotion wheels."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vea.errors import VeaError
+from vea.evals import oasis
+from vea.evals.question import Answer, Question
+from vea.evals.tasks.base import Task
+from vea.metrics import hit_rate, wheel_scores
+from vea.metrics.open_vocabulary import agree, mean_labels, read_words
+from vea.taxonomy.wheels import find_words
+
+PROMPT = "Please infer the emotional state that the image evokes and list the emotions, separated by commas."
+
+
+def labels_of(text: str | None) -> list[str]:
+    """Returns the labels of a reply: the words of the emotion vocabulary that it does not negate."""
+    return find_words(text or "")
+
+
+class OpenVocabulary(Task):
+    """``open-vocabulary:FILE.csv`` (columns name, openset; pictures in --data), else OASIS with the word of its norms.
+
+    Labels are read from replies by lexicon, so a score repeats; published figures sampled a language model. Set
+    ``tables`` in Python for the published wheel tables.
+    """
+
+    name = "open-vocabulary"
+    headline = "f"
+    readouts = ("text",)
+
+    def questions(self, split: str) -> list[Question]:
+        """Returns one question a picture."""
+        if not self.source:
+            photos = [p for p in oasis.read_photos(self.folder("oasis")) if p.split == split and p.polarity != "mixed"]
+            return [self._question(photo.key, photo.file, [photo.emotion]) for photo in photos]
+        path = Path(self.source)
+        folder = self.data or path.parent
+        try:
+            with path.open(encoding="utf-8-sig", newline="") as handle:
+                rows = [(row["name"], read_words(row["openset"])) for row in csv.DictReader(handle)]
+        except (OSError, KeyError) as error:
+            raise VeaError(f"{path} is no label file ({error}); it needs the columns name and openset") from None
+        made = []
+        for name, words in rows:
+            files = [folder / name] if (folder / name).is_file() else sorted(folder.glob(f"{name}.*"))
+            if not files:
+                raise VeaError(f"{path}: no picture {name} in {folder}; give its folder with --data")
+            made.append(self._question(name, files[0], words))
+        return made if split == "test" else []
+
+    def _question(self, key: str, file: Path, words: list[str]) -> Question:
+        row = {"labels": words, "answer": ", ".join(words)}
+        return Question(key, PROMPT, file, group=key, row=row, max_tokens=48)
+
+    def points(self, question: Question, answer: Answer, readout: str) -> float | None:
+        """Returns 1 where reply and people share a sector on most wheels."""
+        return float(agree(question.row["labels"], labels_of(answer.text), self.options.get("tables")))
+
+    def scores(self, questions: Sequence[Question], answers: Sequence[Answer], readout: str) -> dict[str, Any]:
+        """Returns F on our wheels, on a user's tables too where given, hit rate of single labels, labels a reply."""
+        truths = [question.row["labels"] for question in questions]
+        given = [labels_of(answer.text) for answer in answers]
+        found: dict[str, Any] = {**wheel_scores(truths, given), "labels_a_reply": mean_labels(given)}
+        found["without_a_label"] = float(np.mean([not words for words in given]))
+        single = [(t[0], g) for t, g in zip(truths, given) if len(t) == 1]
+        if single:
+            found["hit_rate"] = float(hit_rate([t for t, _ in single], [g for _, g in single]))
+        tables = self.options.get("tables")
+        if tables:
+            rules = self.options.get("rules", "mer2026")
+            found["published_tables"] = {rules: wheel_scores(truths, given, tables=tables, rules=rules)}
+        return found
+
+
+make = OpenVocabulary
