@@ -23,7 +23,7 @@ from vea.distributed import runtime as vea_runtime
 from vea.errors import command
 from vea.models.teachers.load import load_teacher
 from vea.publish.report.page import write_report
-from vea.tasks.pretrain import PretrainTask, needs_teacher
+from vea.tasks.pretrain import PretrainTask
 from vea.training.engine import fit
 
 
@@ -34,7 +34,7 @@ def main(argv: list[str]) -> None:
     runtime = vea_runtime.start(config.runtime, precision=config.train.precision)
 
     teacher = None
-    if config.teacher and needs_teacher(config.objective):
+    if config.teacher and config.objective.needs_teacher:
         teacher = load_teacher(config.teacher).in_precision(runtime.precision)
     if runtime.is_main:
         print(f"teacher: {teacher.description if teacher else 'none'}", flush=True)

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
 from vea.data.duplicates import duplicate_lines
+from vea.data.overlap import write_hashes
 from vea.data.shards.check import check_shard, label_counts
 from vea.data.shards.index import Index, read_index
 from vea.data.shards.reader import ShardReader
@@ -24,10 +25,11 @@ from vea.errors import VeaError, command
 from vea.taxonomy.fields import LabelField
 
 
-def check(index: Index, *, decode: bool = True, jobs: int = 1) -> tuple[list[str], list[str]]:
+def check(index: Index, *, decode: bool = True, jobs: int = 1, hashes: bool = False) -> tuple[list[str], list[str]]:
     """Returns (what is wrong with the shards of a prepared data set, which pictures it holds twice), a line each.
 
-    Pictures are compared only where they are decoded. ``jobs`` processes read shards at the same time.
+    Pictures are compared only where they are decoded. ``jobs`` processes read shards at the same time;
+    with ``hashes`` those of the pictures are written beside them.
     """
     problems = []
     for split, expected in index.raw.get("expected", {}).items():
@@ -51,6 +53,14 @@ def check(index: Index, *, decode: bool = True, jobs: int = 1) -> tuple[list[str
     for (split, _), result in zip(shards, results, strict=True):
         problems += result.problems
         pictures += [(split, key, digest) for key, digest in result.pictures]
+    if hashes:
+        found = {split: [digest for where, _, digest in pictures if where == split] for split in index.splits}
+        if {split: len(rows) for split, rows in found.items()} == {
+            split: entry["samples"] for split, entry in index.splits.items()
+        }:
+            write_hashes(index, found)
+        else:
+            problems.append("hashes are not written: first every picture must be readable")
     return problems, duplicate_lines(pictures)
 
 
@@ -181,6 +191,8 @@ def main(argv: list[str]) -> int:
     checking = verbs.add_parser("check", help="sizes, checksums, metadata, images, sidecars; repeated pictures")
     checking.add_argument("--no-decode", action="store_true", help="leave the images alone: much faster")
     checking.add_argument("--strict", action="store_true", help="exit 1 for pictures that occur twice as well")
+    checking.add_argument("--hashes", action="store_true", help="write a hash of every picture beside the shards, by "
+                          "which `vea doctor` finds pictures that splits and sets share")  # fmt: skip
     checking.add_argument("--jobs", type=int, default=1, help="processes (1)")
     checking.add_argument("--sidecar", action="append", default=[], metavar="NAME", help="must be there and be well; a "
                           "server's are found by the names of their passes, others are named here")  # fmt: skip
@@ -208,7 +220,10 @@ def main(argv: list[str]) -> int:
         sheet = contact_sheet(index, split, count=arguments.count, seed=arguments.seed)
         write_picture(arguments.out or Path(f"{index.name}-{split}.png"), sheet.save)
         return 0
-    problems, repeated = check(index, decode=not arguments.no_decode, jobs=arguments.jobs)
+    if arguments.hashes and (arguments.no_decode or index.remote):
+        raise VeaError("--hashes needs the pictures of a folder: leave --no-decode out, and name no URL")
+    decode = not arguments.no_decode
+    problems, repeated = check(index, decode=decode, jobs=arguments.jobs, hashes=arguments.hashes)
     wrong, sidecars = check_sidecars(index, arguments.sidecar)
     problems += wrong
     for line in (*problems, *repeated):

@@ -9,6 +9,14 @@ from pydantic import Field
 from vea.config.base import Section
 from vea.config.sections import EncoderConfig, PromptConfig, RunConfig, TeacherConfig
 
+WITH_TEACHER = (
+    "similarity",
+    "contrastive",
+    "infonce",
+    "sigmoid",
+    "distillation",
+)  # parts that compare with the teacher
+
 
 class DecoderConfig(Section):
     """The masked autoencoder's decoder (MAE, section 3)."""
@@ -44,6 +52,11 @@ class ObjectiveConfig(Section):
         0.0, ge=0, description="infonce: gamma of (1 - p)^gamma, pairs found already count less; 0: off"
     )
     infonce_block: int | None = Field(4096, ge=1, description="infonce: rows whose logits exist at a time; null: all")
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether any part with a weight compares with the teacher."""
+        return any(getattr(self, name) > 0 for name in WITH_TEACHER)
 
 
 class PretrainModelConfig(Section):

@@ -26,7 +26,8 @@ import torch.nn.functional as F
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
-from vea.config import ObjectiveConfig, PretrainConfig
+from vea.config import PretrainConfig
+from vea.config.pretrain import WITH_TEACHER
 from vea.data.prompts import NO_TEXT
 from vea.distributed import collectives
 from vea.errors import VeaError
@@ -36,16 +37,10 @@ from vea.models.teachers.base import Teacher
 from vea.models.uniemox import UniEmoX
 from vea.tasks.base import Batch, Task
 
-WITH_TEACHER = ("similarity", "contrastive", "infonce", "sigmoid", "distillation")
 WITH_TEXT = ("contrastive", "infonce", "sigmoid", "distillation")
 WITH_IMAGE = ("similarity", "contrastive", "distillation")
 PICTURE_ROWS, PICTURE_SIDE = 8, 112  # of the reconstruction grid: rows and the least side of a cell in pixels
 MATRIX_SIDE = 320  # least side of a similarity matrix in pixels
-
-
-def needs_teacher(objective: ObjectiveConfig) -> bool:
-    """Returns whether any part with a weight compares with the teacher."""
-    return any(getattr(objective, name) > 0 for name in WITH_TEACHER)
 
 
 class PretrainTask(Task):

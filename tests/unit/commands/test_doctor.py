@@ -19,8 +19,10 @@ from vea.commands.main import main
 from vea.config import RECIPES
 from vea.data.sample import Sample
 from vea.data.shards.plan import write_dataset
+from vea.storage import check as storage_check
 from vea.storage import checkpoint
 from vea.taxonomy.fields import LabelField
+from vea.training import machine, meta
 from vea.training.optim import build_optimizer
 
 FACES = LabelField("class", ("happy", "sad", "fear"))
@@ -157,7 +159,7 @@ def test_sidecars_are_asked_for_one_by_one(data: str):
         np.save(folder / f"{name}.npy", np.zeros((4, 8), np.float32))
     found = findings(plain, "missing")
     assert list(found) == ["sidecars"]
-    assert "1 of 3 files, first" in found["sidecars"] and "train-000001.npy" in found["sidecars"]
+    assert "has no sidecar teacher_image: run `vea enrich teacher-image" in found["sidecars"]
 
 
 @pytest.mark.parametrize(
@@ -198,7 +200,7 @@ def test_a_broken_weight_file_and_a_local_tokenizer(data: str, tmp_path: Path):
 def save_run(folder: Path, plain: dict[str, Any], *, ema: bool = False) -> Path:
     """A checkpoint as the engine writes it, after one step of the optimizer."""
     config = config_of(plain)
-    task = doctor.build_task(config)
+    task = meta.build(config)
     optimizer = build_optimizer(task, config.train)
     for parameter in task.parameters():
         parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
@@ -242,12 +244,12 @@ def test_the_checkpoint_is_as_large_as_estimated(optimizer: str, train: str, dat
     plain["train"] |= {"optimizer": optimizer, "ema_decay": 0.99}
     folder = save_run(tmp_path / "run", plain, ema=True)
     real = sum(path.stat().st_size for path in folder.iterdir())
-    assert doctor.Case(config_of(plain)).checkpoint_bytes == pytest.approx(real, rel=0.05)
+    assert meta.sizes(config_of(plain)).checkpoint == pytest.approx(real, rel=0.05)
 
 
 def test_activations_are_counted_as_a_real_forward_keeps_them(data: str):
     config = config_of(settings(data))
-    task = doctor.build_task(config).train()
+    task = meta.build(config).train()
     own = {parameter.data_ptr() for parameter in task.parameters()}
     kept: dict[int, int] = {}
 
@@ -260,14 +262,14 @@ def test_activations_are_counted_as_a_real_forward_keeps_them(data: str):
         outputs = task.trunk().forward_features(torch.zeros(4, 3, 32, 32))
         real = sum(kept.values()) / 4
     assert outputs.shape[0] == 4
-    assert doctor.Case(config).sizes.activations == pytest.approx(real, rel=0.3)
+    assert meta.sizes(config).activations == pytest.approx(real, rel=0.3)
 
 
 def test_disk_and_memory(data: str, monkeypatch: pytest.MonkeyPatch):
     usage = namedtuple("usage", "total used free")
     plain = settings(data)
-    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: usage(1, 1, 1000))
-    monkeypatch.setattr(doctor, "_meminfo", lambda: {"MemAvailable": 10**6})
+    monkeypatch.setattr(machine.shutil, "disk_usage", lambda path: usage(1, 1, 1000))
+    monkeypatch.setattr(machine, "_available_memory", lambda: 10**6)
     found = findings(plain)
     assert "0.0 GB free" in found["disk"] and "lower train.keep_last" in found["disk"]
     assert "set train.max_micro_batch to" in found["memory"]
@@ -285,7 +287,7 @@ def test_a_slurm_job_shares_the_batch_among_its_ranks(data: str, monkeypatch: py
 
 
 def test_a_mistake_of_the_doctor_keeps_no_job_from_starting(data: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(doctor.CHECKS, "git", lambda case: iter([1 / 0]))
+    monkeypatch.setattr(storage_check, "git_state", lambda: 1 / 0)
     (finding,) = [item for item in doctor.examine(config_of(settings(data))) if item.what == "git"]
     assert finding.state == "warning" and "ZeroDivisionError" in finding.text
 
@@ -298,8 +300,8 @@ def test_versions_tracking_and_keys(data: str, tmp_path: Path, monkeypatch: pyte
     assert "tracking" not in findings(plain)
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
     assert "wandb login" in findings(plain, "missing")["tracking"]
-    real = doctor.metadata.version
+    real = storage_check.metadata.version
     old = {"timm": "0.9.1", "torch": "2.14.1+cpu"}
-    monkeypatch.setattr(doctor.metadata, "version", lambda name: old.get(name) or real(name))
+    monkeypatch.setattr(storage_check.metadata, "version", lambda name: old.get(name) or real(name))
     versions = findings(plain, "missing")["versions"]
     assert "timm 0.9.1, not >=" in versions and "torch 2.14.1" not in versions
