@@ -250,13 +250,13 @@ def evaluate_explanations(
     place = {"rank": runtime.rank, "world_size": runtime.world_size}
     metrics = task.new_metrics()
     learned = []
-    for batch in eval_loader(task.config, views="classify", refs=task.config.data.train, batch_size=64, **place):
+    for batch in eval_loader(task.config, task.item_spec(), refs=task.config.data.train, batch_size=64, **place):
         valid = batch["valid"].tolist()
         learned += [pair for pairs, known in zip(task.candidates(batch), valid) if known for pair in pairs]
     learned = sorted(pair for pairs in collectives.gather_objects(learned) for pair in pairs)
     if len({emotion for emotion, _ in learned}) > 1:
         metrics.judge = TextEmotionClassifier([text for _, text in learned], [emotion for emotion, _ in learned])
-    for batch in eval_loader(task.config, views="classify", refs=refs, batch_size=64, **place):
+    for batch in eval_loader(task.config, task.item_spec(), refs=refs, batch_size=64, **place):
         batch = to_device(batch, runtime.device)
         with torch.no_grad():
             metrics.update(task.predict(batch), batch)
@@ -343,7 +343,7 @@ def main(argv: list[str]) -> None:
     task.to(runtime.device)
 
     def pass_over(sets: list[DatasetRef], worse: tuple[str, int] | None = None) -> RecogniseMetrics:
-        batches = eval_loader(config, views="classify", refs=sets, batch_size=arguments.batch_size,
+        batches = eval_loader(config, task.item_spec(), refs=sets, batch_size=arguments.batch_size,
                               rank=runtime.rank, world_size=runtime.world_size)  # fmt: skip
         return collect(task, batches, runtime, fields=scored, flip=arguments.flip, worse=worse)
 

@@ -51,6 +51,7 @@ from vea.progress import Progress
 from vea.storage import atomic
 from vea.storage.atomic import write_text
 from vea.storage.checkpoint import find_weights, load_weights
+from vea.tasks.items import LabelItems
 from vea.tasks.recognise import build_trunk
 from vea.taxonomy.fields import LabelField
 
@@ -159,7 +160,7 @@ def features(encode: Encode, config: RecogniseConfig, *, split: str, data: str,
              batch_size: int) -> dict[str, Tensor]:  # fmt: skip
     """Returns ``features`` (N, D) and ``label.NAME`` (N,) of a split."""
     rows: dict[str, list[Tensor]] = {}
-    batches = eval_loader(config, views="classify", refs=[DatasetRef(path=data, split=split)],
+    batches = eval_loader(config, LabelItems(config), refs=[DatasetRef(path=data, split=split)],
                           batch_size=batch_size, rank=0, world_size=1)  # fmt: skip
     with Progress(f"features of {split}", read_index(data).splits[split]["samples"]) as progress:
         for batch in batches:
