@@ -42,9 +42,9 @@ def declared_address() -> str:
 
 
 def commands_in(text: str) -> list[str]:
-    """Returns the commands of code blocks, and those in a line that begin with python or vea."""
+    """Returns the commands of code blocks, and those in a line that begin with python, vea or make."""
     lines = [line for block in BLOCK.findall(text) for line in block.replace("\\\n", " ").splitlines()]
-    lines += re.findall(r"`((?:python|vea) [^`]+)`", BLOCK.sub("", text))
+    lines += re.findall(r"`((?:python|vea|make) [^`]+)`", BLOCK.sub("", text))
     found = [line.partition("  #")[0].partition(" # ")[0].strip() for line in lines]
     found = [part.strip() for line in found for part in line.split("&&")]
     return [re.sub(r"^(?:[A-Z_]+=\S+ )+", "", line) for line in found]
