@@ -216,6 +216,7 @@ def evaluate(
     data: str | Path | None = None,
     seed: int = 0,
     calibrate: bool = False,
+    extract: str | None = None,
     **options: Any,
 ) -> dict[str, dict[str, Any]]:
     """Returns {task: record} of a model on tasks; the records hold scores by read-out, cost and context.
@@ -230,6 +231,7 @@ def evaluate(
         data: folder of the task's data; default: below the environment's VEA_DATA.
         seed: of everything that is drawn.
         calibrate: score P(choice) once more after a temperature and offsets fitted on the validation split.
+        extract: a language model that reads open labels off replies, beside the lexicon.
         options: for the back end: base_url, concurrency, image_size, device, dtype, max_tokens ...
 
     Raises:
@@ -241,7 +243,7 @@ def evaluate(
     folder = Path(out).expanduser() if out is not None else None
     specs = [part for part in tasks.split(",") if part] if isinstance(tasks, str) else list(tasks)
     place = Path(data).expanduser() if data is not None else None
-    opened = [t if isinstance(t, Task) else open_task(t, data=place, seed=seed) for t in specs]
+    opened = [t if isinstance(t, Task) else open_task(t, data=place, seed=seed, extract=extract) for t in specs]
     if not opened:
         raise VeaError("no task; name one or more, with commas between")
     records: dict[str, dict[str, Any]] = {}
