@@ -22,6 +22,7 @@ ASSETS = Path(__file__).parents[1] / "assets"
 SHIPPED = {  # name: the config it was trained by
     "expression": "configs/finetune/expression_ship.yaml",
     "expression-nano": "configs/finetune/expression_nano.yaml",
+    "scene": "configs/finetune/scene.yaml",
 }
 
 
@@ -45,7 +46,7 @@ class SavedModel:
 
 
 def open_model(name_or_dir: str | os.PathLike[str], *, ema: bool = False) -> SavedModel:
-    """Returns a recogniser that ships (``expression``, ``expression-nano``), of a fine-tuning run, or of a hub folder.
+    """Returns a recogniser that ships (``SHIPPED``), of a fine-tuning run, or of a hub folder.
 
     Raises:
         VeaError: there are no such weights, or they are no recogniser's.
