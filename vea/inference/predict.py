@@ -223,7 +223,8 @@ def load(
 
     Args:
         name_or_dir: ``"expression"``, ``"expression-nano"`` (less exact, a third of the time a face), a run folder of
-            any recipe of finetune/, or a folder that ``vea export`` wrote.
+            any recipe of finetune/, ``"scene"`` (valence and arousal of whole pictures), or a folder that
+            ``vea export`` wrote.
         target: which label is the expression or emotion; by default the first of kind class in the run's ``targets``.
         device: where to compute, e.g. ``"cuda"``.
 
