@@ -17,6 +17,16 @@ def load(name_or_dir: str = "expression", **options: _Any) -> _Any:
     )  # torch is imported here, not before
 
 
+def track(source: _Any, *, model: str = "expression", device: str = "cpu", **options: _Any) -> _Any:
+    """Returns who shows which expression when in a video: a pandas data frame, or a list of dicts without pandas.
+
+    ``vea.track("clip.mp4", every=5)``: a row a face a frame, with time, track, box, probabilities. ``options`` are
+    those of ``vea.inference.video.track``.
+    """
+    video = _importlib.import_module("vea.inference.video")
+    return video.data_frame(video.track(source, predictor=load(model, device=device), **options))
+
+
 def evaluate(model: _Any, tasks: _Any, **options: _Any) -> _Any:
     """Returns {task: record} of a judge on emotion tasks; see ``vea.evals.run.evaluate``."""
     return _importlib.import_module("vea.evals.run").evaluate(model, tasks, **options)
