@@ -247,8 +247,6 @@ STILL_LONG = {
     "vea/training/engine.py fit",
     "vea/training/engine.py _train",
     "pretrain/probe.py",
-    "finetune/evaluate.py",
-    "finetune/evaluate.py main",
 }
 
 

@@ -22,6 +22,8 @@ class Metrics(Protocol):
     def compute(self) -> dict[str, float]:
         """Returns scalar metrics by name, the same on every rank."""
 
+    # Fine-tuned tasks, for finetune/evaluate.py, also have ``report() -> {"targets", "predictions", ...}``.
+
 
 class Task(nn.Module):
     """Model + loss. ``forward`` is the training step, so that DDP can wrap a task.
