@@ -93,11 +93,12 @@ def overlap(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
 def scenes(data: Path, *, paintings: int) -> list[dict[str, str]]:
     """Returns the scenes to label: file below ``data``, split, source, kind."""
     rows = []
-    with open(data / "oasis/oasis.csv", encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
+    with open(data / "oasis/oasis.csv", encoding="utf-8", newline="") as table:
+        for row in csv.DictReader(table):
             if row["split"] in ("train", "valid"):
                 split = "train" if row["split"] == "train" else "val"
-                rows.append({"file": f"oasis/images/{row['file']}", "split": split, "source": "oasis", "kind": row["category"].lower()})  # fmt: skip
+                file, kind = f"oasis/images/{row['file']}", row["category"].lower()
+                rows.append({"file": file, "split": split, "source": "oasis", "kind": kind})
     for name, source, limit in (
         ("coco_mini/train.jsonl", "coco", None),
         ("flickr8k_1k/captions.jsonl", "flickr8k", None),
