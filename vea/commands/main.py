@@ -52,6 +52,7 @@ VERBS = {
     ),
     "compare": Verb("vea.commands.compare:compare", "RUN_A RUN_B: is the difference between two evaluated runs real"),
     "leaderboard": Verb("vea.commands.compare:leaderboard", "[DIR]: a table over the evaluated runs below a folder"),
+    "instructions": Verb("vea.commands.instructions:main", "SOURCE ... --out FILE: questions that teach a model"),
     "eval": Verb("vea.commands.eval:main", "MODEL TASK[,TASK]: how well a vision-language model reads emotion"),
     "predict": Verb("vea.commands.predict:main", "FILE|FOLDER ...: expressions of faces, or emotion of pictures"),
     "export": Verb(

@@ -1,4 +1,7 @@
-"""``vea predict FILE|FOLDER|GLOB...``: the expression of every face in every picture, or the emotion of pictures."""
+"""``vea predict FILE|FOLDER|GLOB...``: the expression of every face in every picture, or the emotion of pictures.
+
+Of videos and of cameras (0, 1 ...): the expression of every face over time, each person a track.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +10,19 @@ import csv
 import json
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from vea.data.views.formats import passed_over
 from vea.data.views.pictures import picture_name
-from vea.errors import VeaError, command
+from vea.errors import RunError, VeaError, command
 
 if TYPE_CHECKING:
+    from vea.inference.predict import Predictor
     from vea.inference.results import Attribute, Prediction
 from vea.inference.annotate import annotate
-from vea.inference.files import find_files
+from vea.inference.files import find_clips, find_files
 
 
 def _labels(attributes: dict[str, Attribute]) -> dict[str, dict]:
@@ -122,10 +126,83 @@ def main(argv: list[str]) -> int:
     form.add_argument("--json", action="store_true", help="one JSON object per picture and line")
     form.add_argument("--csv", action="store_true", help="one line per face")
     parser.add_argument("--annotate", type=Path, metavar="DIR", help="write the pictures with boxes and names here")
+    video = parser.add_argument_group("videos and cameras")
+    video.add_argument("--every", type=int, default=1, metavar="N", help="look at each N-th frame only")
+    video.add_argument("--no-smoothing", action="store_true", help="each frame alone, without its neighbours")
+    video.add_argument("--out", type=Path, metavar="FILE", help="write the rows here: .csv, .jsonl or .parquet")
     arguments = parser.parse_args(argv)
 
+    clips, others = find_clips(arguments.paths)
+    if clips:
+        return _videos(arguments, clips, others)
+    return _pictures(arguments)
+
+
+def _videos(arguments: argparse.Namespace, clips: list[Path | int], others: Sequence[str | Path]) -> int:
+    """Runs over videos; returns 1 where one could not be read to its end, after all others were done."""
+    if others:
+        raise VeaError(f"pictures and videos have different tables: give {clips[0]} and {others[0]} in two calls")
+    refused = {"--no-faces": arguments.no_faces, "--urls": arguments.urls, "--annotate": arguments.annotate}
+    for name in (name for name, given in refused.items() if given):
+        raise VeaError(f"{name} is of pictures, and {clips[0]} is a {'camera' if clips[0] == 0 else 'video'}")
+    if arguments.every < 1:
+        raise VeaError(f"--every {arguments.every} is not a number of frames from 1 on")
+    from vea.faces.video import require_av
+    from vea.inference.tables import form_of, table, text_table
+
+    if arguments.out:
+        form_of(arguments.out)
+    if any(isinstance(clip, Path) for clip in clips):
+        require_av()
+    from vea.inference.predict import load
+    from vea.inference.video import columns
+
+    predictor = load(arguments.model, target=arguments.target, device=arguments.device)
+    names = {"file": str, **columns(predictor)}
+    if arguments.out:
+        with table(arguments.out, names) as write:
+            return _tracked(arguments, clips, predictor, write)
+    if arguments.json or arguments.csv:
+        return _tracked(arguments, clips, predictor, text_table(sys.stdout, "csv" if arguments.csv else "json", names))
+    return _tracked(arguments, clips, predictor, _say)
+
+
+def _say(row: Mapping[str, Any]) -> None:
+    box = ",".join(str(row[name]) for name in ("x0", "y0", "x1", "y1"))
+    said = f"{row['expression']} {row.get('p_' + row['expression'], 0.0):.0%} at {box}"
+    print(f"{row['file']}: {row['time']:.2f} s, person {row['track']}: {said}", flush=True)
+
+
+def _tracked(
+    arguments: argparse.Namespace, clips: list[Path | int], predictor: Predictor, write: Callable[[dict], None]
+) -> int:
+    broken, count = 0, 0
+    for clip in clips:
+        try:
+            for row in predictor.stream(clip, every=arguments.every, smoothing=not arguments.no_smoothing):
+                write({"file": str(clip), **row.record()})
+                count += 1
+        except RunError:
+            raise
+        except VeaError as error:
+            if len(clips) == 1 and not count:
+                raise
+            print(f"skipped: {error}" if len(clips) > 1 else f"error: {error}", file=sys.stderr)
+            broken += 1
+    if broken == len(clips) and not count:
+        raise RunError(f"none of the {len(clips)} videos could be read")
+    if broken and len(clips) > 1:
+        print(f"{broken} of {len(clips)} videos could not be read to their end", file=sys.stderr)
+    if not count and not broken:
+        print("no face found", file=sys.stderr)
+    return 1 if broken else 0
+
+
+def _pictures(arguments: argparse.Namespace) -> int:
     passed: Counter[str] = Counter()
     files = find_files(arguments.paths, passed=passed)
+    if arguments.out:
+        raise VeaError("--out is of videos; of pictures: --csv or --json, and > FILE")
     if passed:
         print(passed_over(passed), file=sys.stderr)
     from vea.inference.predict import load  # torch: only once the arguments are known to be good
