@@ -22,7 +22,7 @@ from vea.data.views.pictures import ImageLike, is_single, read_image
 from vea.data.views.views import Views
 from vea.distributed.runtime import compute_device
 from vea.errors import RunError, VeaError
-from vea.faces.detect import Box, face_detector
+from vea.faces.detect import Box, Detection, face_detector
 from vea.faces.video import is_video
 from vea.inference.results import Attribute, Face, Prediction
 from vea.tasks.recognise import RecogniseTask
@@ -164,7 +164,7 @@ class Predictor:
                 if faces is None:
                     crops.append(self._view.one(array, key=""))  # as in evaluation
                 else:
-                    crops += [self._view.face(array, box) for box, _ in faces]
+                    crops += [self._crop(array, face) for face in faces]
                 waiting.append(faces)
                 del array  # not kept while the caller works on what is yielded
             if max(len(waiting), len(crops)) >= batch_size:
@@ -176,6 +176,11 @@ class Predictor:
         if self._detect is None:
             self._detect = face_detector()
         return self._detect(array)
+
+    def _crop(self, array: np.ndarray, face: tuple[Box, float]) -> np.ndarray:
+        if isinstance(face, Detection):
+            return self._view.face(array, face.upright, turn=face.turn)
+        return self._view.face(array, face[0])
 
     def _classified(
         self, waiting: list[list[tuple[Box, float]] | VeaError | None], crops: list[np.ndarray]
@@ -223,7 +228,8 @@ def load(
 
     Args:
         name_or_dir: ``"expression"``, ``"expression-nano"`` (less exact, a third of the time a face), a run folder of
-            any recipe of finetune/, or a folder that ``vea export`` wrote.
+            any recipe of finetune/, ``"scene"`` (valence and arousal of whole pictures), or a folder that
+            ``vea export`` wrote.
         target: which label is the expression or emotion; by default the first of kind class in the run's ``targets``.
         device: where to compute, e.g. ``"cuda"``.
 

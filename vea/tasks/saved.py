@@ -24,7 +24,7 @@ from vea.taxonomy.fields import LabelField
 
 ASSETS = Path(__file__).parents[1] / "assets"
 SHIPPED = {  # name: the config it was trained by
-    "expression": "configs/finetune/expression_ship.yaml",
+    "expression": "configs/finetune/expression_distilled.yaml",
     "expression-nano": "configs/finetune/expression_nano_distilled.yaml",
     "scene": "configs/finetune/scene.yaml",
 }
