@@ -32,7 +32,8 @@ from vea.data.shards.reader import ShardReader
 from vea.data.sources import make_source
 from vea.data.views.pictures import read_image
 from vea.errors import VeaError
-from vea.models.weights import import_weights, read_weight_file
+from vea.models.weight_files import read_weight_file
+from vea.models.weights import import_weights
 from vea.storage.checkpoint import load_weights, read_checkpoint, save_checkpoint
 from vea.taxonomy.fields import LabelField
 
