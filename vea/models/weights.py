@@ -208,7 +208,8 @@ def _check_form(weights: StateDict, form: dict[str, Any], *, image_size: int, wh
     with torch.device("meta"):
         model = timm.create_model(form["name"], num_classes=0, img_size=image_size, **form["args"])
     wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    nobodys, absent = weights.keys() - wanted.keys(), wanted.keys() - weights.keys()
+    nobodys = {name for name in weights.keys() - wanted.keys() if not name.startswith(_NOT_ENCODER)}
+    absent = wanted.keys() - weights.keys()
     other = {name for name in wanted.keys() & weights.keys() if tuple(weights[name].shape) != wanted[name]}
     for names, what in ((nobodys, "has weights that it does not"), (absent, "lacks"), (other, "has in other shapes")):
         if names:

@@ -15,7 +15,7 @@ from vea.errors import VeaError
 from vea.models.mim import MaskedAutoencoder
 from vea.models.vit import sincos_positions
 from vea.models.weight_files import read_weight_file
-from vea.models.weights import export_timm, import_weights, load_encoder, main
+from vea.models.weights import encoder_form, export_timm, import_weights, load_encoder, main
 from vea.storage.checkpoint import load_weights, save_weights
 from vea.tasks.pretrain import PretrainTask
 
@@ -321,3 +321,11 @@ def test_an_encoder_that_would_leave_weights_lying_is_refused(tmp_path, theirs, 
 def test_heads_and_decoders_beside_an_encoder_are_no_fault():
     state = {**vit().state_dict(), "head.weight": torch.zeros(2, 64), "decoder_embed.weight": torch.zeros(2, 64)}
     assert load_encoder(vit(), state, where="file.pth").startswith("30 of 30")
+
+
+@pytest.mark.parametrize(
+    "beside", ["head.weight", "fc_norm.weight", "decoder_embed.weight", "mask_token", "attn_pool.q"]
+)
+def test_a_form_is_read_off_beside_heads_and_decoders(beside):
+    form, size = encoder_form({**vit().state_dict(), beside: torch.zeros(2, 64)}, where="file.pth")
+    assert size == 32 and form["args"]["depth"] == 2
