@@ -14,7 +14,7 @@ import vea  # noqa: F401  (sets NO_ALBUMENTATIONS_UPDATE before the next import)
 from vea.config import AugmentConfig
 from vea.data.loading.order import KeyedUniforms, keyed_bits
 from vea.data.views.colour import _colour_changes, _rand_augment, _with_global_seed
-from vea.data.views.geometry import crop_resize, cut, eval_window, random_resized_window, square_around
+from vea.data.views.geometry import crop_resize, cut_turned, eval_window, random_resized_window, square_around
 from vea.data.views.person import Window, person_window
 
 
@@ -47,9 +47,14 @@ class Views:
         shared = self._shared(key, pass_number)
         return self._view(image, self._scene_window(image, key, pass_number), shared, key, pass_number, "scene")
 
-    def face(self, image: np.ndarray, box: Sequence[float], *, key: str = "", pass_number: int = 0) -> np.ndarray:
-        """Returns the view of the face in ``box``, uint8 (S, S, C): that of the square around it as a picture."""
-        return self.one(cut(image, square_around(box)), key=key, pass_number=pass_number)
+    def face(
+        self, image: np.ndarray, box: Sequence[float], *, turn: float = 0.0, key: str = "", pass_number: int = 0
+    ) -> np.ndarray:
+        """Returns the view of the face in ``box``, uint8 (S, S, C): that of the square around it as a picture.
+
+        A face that is turned by ``turn`` degrees (clockwise) is turned back about the middle of ``box``.
+        """
+        return self.one(cut_turned(image, square_around(box), turn), key=key, pass_number=pass_number)
 
     def two(
         self, image: np.ndarray, *, boxes: Sequence[Sequence[float]], key: str, pass_number: int = 0
