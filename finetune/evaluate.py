@@ -17,18 +17,16 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
-from torchmetrics.functional.classification import multilabel_average_precision
 
 from vea.config import DatasetRef, ExplainConfig, RecogniseConfig, load_config
 from vea.data.loading.loader import eval_loader
 from vea.data.shards.index import read_index
 from vea.distributed import collectives
 from vea.distributed import runtime as vea_runtime
-from vea.distributed.runtime import Runtime
 from vea.errors import VeaError, command, did_you_mean
-from vea.metrics import ClassificationMetrics, MultilabelMetrics, ValueMetrics
+from vea.metrics import ClassificationMetrics
 from vea.metrics.calibration import fit_temperature, reliability, sharpen
-from vea.metrics.corruptions import CORRUPTIONS, STRENGTHS, corrupt_batch
+from vea.metrics.corruptions import CORRUPTIONS, STRENGTHS
 from vea.metrics.text_emotion import TextEmotionClassifier
 from vea.publish.report.page import write_report
 from vea.storage.atomic import write_text
@@ -36,8 +34,9 @@ from vea.storage.checkpoint import find_weights, load_weights
 from vea.tasks.recognise import RecogniseTask
 from vea.tasks.recognise_metrics import RecogniseMetrics
 from vea.tasks.saved import fields_of
-from vea.taxonomy.fields import LabelField, merged_fields
+from vea.taxonomy.fields import merged_fields
 from vea.training.engine import to_device
+from vea.training.evaluation import collect, evaluation_record, write_evaluation
 
 HEADLINE = ("accuracy", "accuracy_top3", "balanced_accuracy", "macro_f1", "nll", "ece", "mAP", "ccc", "pearson", "rmse")
 
@@ -60,84 +59,6 @@ def data_to_evaluate(config: RecogniseConfig | ExplainConfig, *, split: str, dat
         if split not in splits:
             raise VeaError(f"--split: {path} has no split {split!r}{did_you_mean(split, splits)}")
     return [DatasetRef(path=path, split=split) for path in paths]
-
-
-@torch.inference_mode()
-def collect(
-    task: RecogniseTask,
-    batches: Any,
-    runtime: Runtime,
-    *,
-    fields: dict[str, LabelField] | None = None,
-    flip: bool = False,
-    worse: tuple[str, int] | None = None,
-) -> RecogniseMetrics:
-    """Returns the filled collector: ``vea.training.engine.evaluate`` with the predictions kept.
-
-    Args:
-        task: the model.
-        batches: of ``eval_loader``.
-        runtime: device and ranks.
-        fields: the labels to score; None for all of the model's.
-        flip: average the logits with those of the mirrored image (test-time augmentation).
-        worse: (kind, strength) of a corruption of the images.
-    """
-    metrics = RecogniseMetrics(task.fields if fields is None else fields)
-    task.eval()
-    for batch in batches:
-        batch = to_device(batch, runtime.device)
-        if worse:
-            images = corrupt_batch(batch["image"], batch["keys"], kind=worse[0], strength=worse[1])
-            batch = {**batch, "image": images}
-        with runtime.autocast():
-            outputs = task.predict(batch)
-            if flip:
-                mirrored = task.predict({**batch, "image": batch["image"].flip(3)})
-                outputs = {name: (value + mirrored[name]) / 2 for name, value in outputs.items()}
-        metrics.update(outputs, batch)
-    return metrics
-
-
-def blind_score(metrics: ClassificationMetrics | MultilabelMetrics | ValueMetrics) -> dict[str, Any]:
-    """Returns a target's main metric and what it is without a look at the picture: ``{metric, chance, majority}``.
-
-    ``majority`` always names the scored split's own most frequent class (no training split can know a better one).
-    Of label sets both are the mean mAP of 20 shuffles of the predictions: that of few samples is above the prevalence.
-    """
-    if isinstance(metrics, ValueMetrics):
-        return {"metric": "ccc", "chance": 0.0, "majority": 0.0}
-    if isinstance(metrics, MultilabelMetrics):
-        (scores, targets), generator = metrics.gather(), torch.Generator().manual_seed(0)
-        scores, targets = scores[:, targets.any(0)], targets[:, targets.any(0)]  # the classes that occur, as in mAP
-        orders = [torch.randperm(len(scores), generator=generator) for _ in range(20)]
-        blind = sum(
-            float(multilabel_average_precision(scores[order], targets, num_labels=scores.shape[1])) for order in orders
-        ) / len(orders)
-        return {"metric": "mAP", "chance": blind, "majority": blind}
-    counts = metrics.confusion().sum(1)
-    return {
-        "metric": "accuracy",
-        "chance": 1 / len(counts),
-        "majority": float(counts.max() / counts.sum()),
-    }
-
-
-def summarise(metrics: ClassificationMetrics | MultilabelMetrics | ValueMetrics) -> dict[str, Any]:
-    """Returns one target's numbers: metrics, 95 % intervals, and for classes counts and confusion (rows = truth)."""
-    if isinstance(metrics, MultilabelMetrics):
-        return {"samples": len(metrics.gather()[1]), "metrics": metrics.compute(), "intervals": {}}
-    intervals = {name: list(bounds) for name, bounds in metrics.intervals().items()}
-    if isinstance(metrics, ValueMetrics):
-        return {"samples": len(metrics.gather()), "metrics": metrics.compute(), "intervals": intervals}
-    confusion = metrics.confusion()
-    return {
-        "classes": list(metrics.classes),
-        "samples": int(confusion.sum()),
-        "metrics": metrics.compute(),
-        "intervals": intervals,
-        "samples_per_class": confusion.sum(1).tolist(),
-        "confusion": confusion.tolist(),
-    }
 
 
 def calibrate(scored: RecogniseMetrics, val: RecogniseMetrics) -> dict[str, Any]:
@@ -355,9 +276,8 @@ def main(argv: list[str]) -> None:
         extra["robustness"] = {
             kind: [pass_over(refs, (kind, strength)).compute() for strength in STRENGTHS] for kind in CORRUPTIONS
         }
-    results = {name: summarise(collector) for name, collector in metrics.by_target.items()}
-    blind = {name: blind_score(collector) for name, collector in metrics.by_target.items()}
-    predictions = metrics.records()
+    record = evaluation_record(metrics, refs, split=arguments.split, weights=arguments.weights, state=state, **extra)
+    results, blind = record["targets"], record["blind"]
 
     if runtime.is_main:
         console = Console(width=None if sys.stdout.isatty() else 160)
@@ -381,19 +301,8 @@ def main(argv: list[str]) -> None:
                 for kind, rows in extra["robustness"].items():
                     table.add_row(kind, *(f"{row[f'{target}/{name}']:.4f}" for row in rows))
                 console.print(table)
-        record = {
-            "format": 1,
-            **extra,
-            "split": arguments.split,
-            "data": [ref.path for ref in refs],
-            "synthetic": any(read_index(ref.path).synthetic for ref in refs),
-            "weights": {"kind": arguments.weights, "step": state.get("step"), "best": state.get("best")},
-            "targets": results,
-            "blind": blind,
-            "predictions": predictions,
-        }
         path = arguments.run / f"evaluation_{arguments.split}.json"
-        write_text(path, json.dumps(record, ensure_ascii=False, separators=(",", ":")))
+        write_evaluation(path, record)
         print(f"wrote {path}")
         print(f"report: {write_report(arguments.run)}")
     vea_runtime.stop()

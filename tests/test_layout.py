@@ -90,8 +90,9 @@ def floor_of(module: str) -> int:
     return FLOOR[room]
 
 
-# What puts a task into the loop, and what looks at one beforehand.
-AROUND_THE_LOOP = {f"vea.training.{name}" for name in ("finetune", "meta", "check", "machine")}
+# What puts a task into the loop, what looks at one beforehand, and what scores it afterwards.
+AROUND = ("finetune", "folder", "evaluation", "meta", "check", "machine")
+AROUND_THE_LOOP = {f"vea.training.{name}" for name in AROUND}
 
 
 def allowed(importer: str, imported: str) -> bool:

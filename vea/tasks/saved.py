@@ -25,6 +25,11 @@ SHIPPED = {  # name: the config it was trained by
 }
 
 
+def shipped_models() -> dict[str, Path]:
+    """Returns {name: folder} of the models that this installation carries."""
+    return {path.parent.name: path.parent for path in ASSETS.glob("*/state.json")}
+
+
 @dataclass(frozen=True)
 class SavedModel:
     """A recogniser read back: the task in evaluation mode, what its checkpoint says of it, and where it was."""
@@ -51,8 +56,7 @@ def open_model(name_or_dir: str | os.PathLike[str], *, ema: bool = False) -> Sav
         VeaError: there are no such weights, or they are no recogniser's.
     """
     name = os.fspath(name_or_dir)
-    shipped = {path.parent.name: path.parent for path in ASSETS.glob("*/model.safetensors")}
-    folder = shipped.get(name, Path(name))
+    folder = shipped_models().get(name, Path(name))
     if not folder.exists():
         if name in SHIPPED:
             raise VeaError(
