@@ -24,7 +24,7 @@ COLOURS = {"red things": (200, 40, 40), "green": (40, 180, 60), "blue": (40, 60,
 def drawn(seed: int, colour=(128, 128, 128), size=(96, 80)) -> Image.Image:
     """A picture of a colour with blocks of noise, another one for each seed."""
     rng = np.random.default_rng(seed)
-    blocks = rng.integers(-60, 60, (8, 8, 3)).astype(np.int16) + np.array(colour, np.int16)
+    blocks = rng.integers(-60, 60, (40, 40, 3)).astype(np.int16) + np.array(colour, np.int16)
     return Image.fromarray(blocks.clip(0, 255).astype(np.uint8)).resize(size, Image.Resampling.BICUBIC)
 
 
