@@ -33,6 +33,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--split", default="test")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--readout", default="both", choices=("both", "text", "probability"))
+    parser.add_argument("--calibrate", action="store_true", help="fit P(choice) on the validation split, score it too")
     parser.add_argument("--concurrency", type=int, default=8, help="requests at once, for a server")
     parser.add_argument("--retries", type=int, default=5, help="how often a question is asked again, for a server")
     parser.add_argument("--timeout", type=float, default=120, help="seconds for one request")
@@ -40,6 +41,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-new-tokens", type=int, help="of a generated answer (default: the task's)")
     parser.add_argument("--device", default="cpu", help="of a local model")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
+    parser.add_argument("--extract", metavar="MODEL", help="a language model that reads open labels too")
+    parser.add_argument("--wandb", metavar="PROJECT", help="show scores and a table of all answers (WANDB_MODE counts)")
     parser.add_argument("--hint", help="RUN or random: a recogniser's first classes go into the prompt (HEF)")
     return parser
 
@@ -59,6 +62,8 @@ def main(argv: list[str]) -> None:
         split=arguments.split,
         seed=arguments.seed,
         readouts=("text", "probability") if arguments.readout == "both" else (arguments.readout,),
+        calibrate=arguments.calibrate,
+        extract=arguments.extract,
         hint=arguments.hint,
         concurrency=arguments.concurrency,
         retries=arguments.retries,
@@ -83,3 +88,7 @@ def main(argv: list[str]) -> None:
         if record["cost"]["failed"]:
             console.print(f"{record['cost']['failed']} questions have no answer: run the command again to ask them")
     console.print(f"report: {out / 'report.html'}", markup=False, highlight=False)
+    if arguments.wandb:
+        from vea.evals.dashboard import show
+
+        show(out, records, project=arguments.wandb)

@@ -13,6 +13,7 @@ from typing import Any
 from vea.errors import RunError, VeaError
 from vea.evals.answers import Answers
 from vea.evals.backends.base import READOUTS, Backend, open_backend
+from vea.evals.calibrate import FEWEST, apply, fit
 from vea.evals.question import Answer, Question, answer_key, picture_digest
 from vea.evals.tasks.base import Task, has_readout, open_task
 from vea.progress import Progress
@@ -104,6 +105,26 @@ def _score(
     return found
 
 
+def _calibrated(
+    backend: Backend, task: Task, questions: Sequence[Question], given: Sequence[Answer], answers: Answers | None
+) -> dict[str, Any] | None:
+    """Returns the scores of P(choice) calibrated on the validation split; None, with a note, where nothing was fitted.
+
+    The validation questions are asked for their probabilities alone, and kept beside the others.
+    """
+    known = task.questions(task.validation)
+    if not known:
+        backend.notes.append(f"{task.name} has no validation split: nothing was calibrated")
+        return None
+    told, _ = ask_all(backend, known, ["probability"], answers, label=f"{backend.name}: {task.name}, validation")
+    scales = fit(known, told)
+    if not scales:
+        backend.notes.append(f"{task.name}: fewer than {FEWEST} validation answers of one form; nothing was calibrated")
+        return None
+    backend.notes.append(f"calibrated on {len(known)} validation questions, temperature and offsets")
+    return task.scores(questions, apply(scales, questions, given), "probability")
+
+
 def _answer_rows(task: Task, questions: Sequence[Question], answers: Sequence[Answer], readouts: Sequence[str]) -> Any:
     for question, answer in zip(questions, answers):
         points = {r: task.points(question, answer, r) for r in readouts if has_readout(answer, r)}
@@ -131,7 +152,14 @@ def _locked(folder: Path | None) -> Iterator[None]:
 
 
 def run_task(
-    backend: Backend, task: Task, *, readouts: Sequence[str], limit: int | None, split: str, folder: Path | None
+    backend: Backend,
+    task: Task,
+    *,
+    readouts: Sequence[str],
+    limit: int | None,
+    split: str,
+    folder: Path | None,
+    calibrate: bool = False,
 ) -> dict[str, Any]:
     """Returns the record of one task: scores by read-out, cost, context; writes it and its answers into ``folder``."""
     shared = choose_readouts(backend, task, readouts)
@@ -147,6 +175,9 @@ def run_task(
         if cost["failed"] == len(questions):
             reasons = ", ".join(f"{count} x {reason}" for reason, count in backend.counts.most_common(3))
             raise RunError(f"{backend.name} answered none of {len(questions)} questions ({reasons or given[0].error})")
+        scores = _score(task, questions, given, shared, backend)
+        if calibrate and "probability" in scores:
+            scores["calibrated"] = _calibrated(backend, task, questions, given, answers)
     record = {
         "model": backend.name,
         "task": task.name,
@@ -154,7 +185,7 @@ def run_task(
         "split": split,
         "questions": len(questions),
         "headline": task.headline,
-        "scores": _score(task, questions, given, shared, backend),
+        "scores": {readout: held for readout, held in scores.items() if held is not None},
         "context": task.context(split),
         "cost": cost,
         "troubles": dict(backend.counts),
@@ -184,6 +215,8 @@ def evaluate(
     split: str = "test",
     data: str | Path | None = None,
     seed: int = 0,
+    calibrate: bool = False,
+    extract: str | None = None,
     **options: Any,
 ) -> dict[str, dict[str, Any]]:
     """Returns {task: record} of a model on tasks; the records hold scores by read-out, cost and context.
@@ -197,6 +230,8 @@ def evaluate(
         split: of tasks that have splits.
         data: folder of the task's data; default: below the environment's VEA_DATA.
         seed: of everything that is drawn.
+        calibrate: score P(choice) once more after a temperature and offsets fitted on the validation split.
+        extract: a language model that reads open labels off replies, beside the lexicon.
         options: for the back end: base_url, concurrency, image_size, device, dtype, max_tokens ...
 
     Raises:
@@ -208,7 +243,7 @@ def evaluate(
     folder = Path(out).expanduser() if out is not None else None
     specs = [part for part in tasks.split(",") if part] if isinstance(tasks, str) else list(tasks)
     place = Path(data).expanduser() if data is not None else None
-    opened = [t if isinstance(t, Task) else open_task(t, data=place, seed=seed) for t in specs]
+    opened = [t if isinstance(t, Task) else open_task(t, data=place, seed=seed, extract=extract) for t in specs]
     if not opened:
         raise VeaError("no task; name one or more, with commas between")
     records: dict[str, dict[str, Any]] = {}
@@ -216,7 +251,9 @@ def evaluate(
         backend = open_backend(model, seed=seed, **options) if isinstance(model, str) else model
         try:
             for task in opened:
-                records[task.name] = run_task(backend, task, readouts=readouts, limit=limit, split=split, folder=folder)
+                records[task.name] = run_task(
+                    backend, task, readouts=readouts, limit=limit, split=split, folder=folder, calibrate=calibrate
+                )
         finally:
             backend.close()
         if folder is not None:

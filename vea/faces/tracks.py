@@ -2,7 +2,8 @@
 
 A pair of track and face costs 1 minus the mean of what their boxes share (IoU) and how alike they look (cosine of a
 small normalised crop); the assignment of least total cost is taken (Hungarian algorithm, scipy). A pair that neither
-overlaps nor is near and alike is no pair. A track that nobody joined for ``patience`` seconds has ended.
+overlaps nor is near and alike is no pair. A track that nobody joined for ``patience`` seconds, and in no frame of
+those, has ended.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ class _Track:
     looks: np.ndarray
     seen: float
     speed: np.ndarray  # of the centre, pixels a second
+    missed: int = 0  # frames since
 
 
 def looks(image: np.ndarray, box: Box) -> np.ndarray:
@@ -57,7 +59,8 @@ class Tracker:
     """Gives each face of a frame the number of its track, counted from 1; call it frame by frame, in order of time.
 
     Args:
-        patience: seconds after which a track that nobody joined is closed; who comes back later is somebody new.
+        patience: seconds after which a track that nobody joined is closed; who comes back later is somebody new. Where
+            frames are further apart, one frame without the face closes it.
     """
 
     def __init__(self, *, patience: float = 1.0) -> None:
@@ -67,12 +70,14 @@ class Tracker:
 
     def update(self, image: np.ndarray, boxes: Sequence[Box], *, time: float) -> list[int]:
         """Returns one track number a box of this frame."""
-        self._tracks = [track for track in self._tracks if time - track.seen <= self.patience]
+        self._tracks = [t for t in self._tracks if time - t.seen <= self.patience or not t.missed]
         seen = [looks(image, box) for box in boxes]
         costs = np.full((len(self._tracks), len(boxes)), np.inf)
         for i, track in enumerate(self._tracks):
             for j, box in enumerate(boxes):
                 costs[i, j] = self._cost(track, box, seen[j], time)
+        for track in self._tracks:
+            track.missed += 1
         numbers = [0] * len(boxes)
         rows, columns = linear_sum_assignment(np.where(np.isfinite(costs), costs, 1e3)) if costs.size else ([], [])
         for i, j in zip(rows, columns):
@@ -106,7 +111,7 @@ class Tracker:
             track.speed = 0.5 * track.speed + 0.5 * (_centre(box) - _centre(track.box)) / passed
         mean = MEMORY * track.looks + (1 - MEMORY) * seen
         track.looks = mean / max(float(np.linalg.norm(mean)), 1e-6)
-        track.box, track.seen = box, time
+        track.box, track.seen, track.missed = box, time, 0
 
 
 def _centre(box: Box) -> np.ndarray:

@@ -16,6 +16,7 @@ import numpy as np
 from vea.errors import VeaError
 
 SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".3gp", ".ogv")
+SHORT_S = 1.0  # seconds by which a file may end before the time that its head promises
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,12 @@ def frames(source: str | Path | int, *, every: int = 1) -> Iterator[Frame]:
     yield from _camera(int(text), every) if text.isdigit() else _file(Path(text), every)
 
 
-def _av() -> Any:
+def require_av() -> Any:
+    """Returns the module av.
+
+    Raises:
+        VeaError: it is not installed.
+    """
     try:
         import av
     except ImportError:
@@ -55,26 +61,28 @@ def _av() -> Any:
 
 
 def _file(path: Path, every: int) -> Iterator[Frame]:
-    av = _av()
     if not path.is_file():
-        raise VeaError(f"no file {path}")
+        raise VeaError(f"{path} is a folder; give the videos in it" if path.is_dir() else f"no file {path}")
     if not path.stat().st_size:
         raise VeaError(f"{path} is empty")
+    av = require_av()
     try:
         container = av.open(str(path), metadata_errors="ignore")
     except (av.error.FFmpegError, ValueError) as error:
         raise VeaError(f"{path}: not a video that can be read ({_reason(error)})") from None
     with container:
-        if not container.streams.video:
-            raise VeaError(f"{path} has no pictures, only {', '.join(s.type for s in container.streams) or 'nothing'}")
-        stream = container.streams.video[0]
+        films = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
+        if not films:  # the cover of a song is no film
+            others = dict.fromkeys(s.type for s in container.streams if s.type != "video")
+            raise VeaError(f"{path} has no moving pictures, only {', '.join(others) or 'nothing'}")
+        stream = films[0]
         stream.thread_type = "AUTO"
-        number, last = -1, -1.0
+        number, last, lasts = -1, -1.0, 0.0
         try:
             for frame in container.decode(stream):
                 number += 1
                 time = frame.time if frame.time is not None else last + 1 / float(stream.average_rate or 25)
-                last = float(time)
+                last, lasts = float(time), float((frame.duration or 0) * (frame.time_base or 0))
                 if number % every == 0:
                     yield Frame(number, last, _upright(frame.to_ndarray(format="rgb24"), frame))
         except (av.error.FFmpegError, ValueError) as error:
@@ -82,6 +90,9 @@ def _file(path: Path, every: int) -> Iterator[Frame]:
             raise VeaError(f"{path}: breaks off {where} ({_reason(error)})") from None
         if number < 0:
             raise VeaError(f"{path}: no frame in it can be decoded")
+        end = float(((stream.start_time or 0) + (stream.duration or 0)) * stream.time_base)
+        if last + lasts + SHORT_S < end:  # decoders take a file that was cut for one that ends
+            raise VeaError(f"{path}: breaks off after {number + 1} frames ({last:.2f} s of {end:.2f} s)")
 
 
 def _reason(error: Exception) -> str:
@@ -99,6 +110,8 @@ def _camera(number: int, every: int) -> Iterator[Frame]:
 
     import cv2
 
+    if hasattr(cv2, "setLogLevel"):
+        cv2.setLogLevel(0)  # what is wrong is said in one sentence of ours
     capture = cv2.VideoCapture(number)
     try:
         if not capture.isOpened():

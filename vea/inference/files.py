@@ -1,4 +1,4 @@
-"""The pictures below files and folders."""
+"""The pictures and the videos below files and folders."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from typing import Any
 from vea.data.views.formats import SUFFIXES, passed_over, pictures_below
 from vea.data.views.pictures import is_url
 from vea.errors import VeaError
+from vea.faces.video import SUFFIXES as VIDEO_SUFFIXES
+from vea.faces.video import is_video
 
 
 def find_files(paths: Sequence[str | Path], *, passed: Counter[str] | None = None) -> list[Path | str]:
@@ -32,8 +34,8 @@ def find_files(paths: Sequence[str | Path], *, passed: Counter[str] | None = Non
         elif path.is_dir():
             inside, others = pictures_below(path)
             if not inside:
-                told = passed_over(others)
-                raise VeaError(f"{path} holds no pictures ({' '.join(sorted(SUFFIXES))}){f'; {told}' if told else ''}")
+                told = f"; {passed_over(others)}" if others else ""
+                raise VeaError(f"{path} holds no pictures ({' '.join(sorted(SUFFIXES))}) and no videos{told}")
             found += inside
             counts.update(others)
         elif path.is_file():
@@ -45,6 +47,35 @@ def find_files(paths: Sequence[str | Path], *, passed: Counter[str] | None = Non
     if passed is not None:
         passed.update(counts)
     return list(dict.fromkeys(found))
+
+
+def find_clips(paths: Sequence[str | Path]) -> tuple[list[Path | int], list[str | Path]]:
+    """Returns (videos and numbers of cameras, each once; the paths that are left for ``find_files``).
+
+    A folder with pictures is left: its videos are named to be read (``FOLDER/*.mp4``). A folder with videos alone gives
+    them, sorted. A number is a camera where no file has that name.
+    """
+    clips: list[Path | int] = []
+    left: list[str | Path] = []
+    for name in paths:
+        path = Path(name)
+        if is_url(name):
+            left.append(name)
+        elif path.is_dir():
+            inside, _ = pictures_below(path, suffixes=frozenset(VIDEO_SUFFIXES))
+            pictures = bool(pictures_below(path)[0]) if inside else True
+            left += [name] if pictures else []
+            clips += [] if pictures else inside
+        elif str(name).isdigit() and not path.exists():
+            clips.append(int(str(name)))
+        elif path.is_file() and is_video(path.name) and path.suffix:
+            clips.append(path)
+        else:
+            matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True)) if os.path.isfile(match)]
+            found = [match for match in matches if match.suffix and is_video(match)] if not path.exists() else []
+            clips += found
+            left += [name] if not found else [match for match in matches if match not in found]
+    return list(dict.fromkeys(clips)), left
 
 
 def csv_text(value: Any) -> Any:

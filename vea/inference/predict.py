@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import cast
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from vea.data.views.views import Views
 from vea.distributed.runtime import compute_device
 from vea.errors import RunError, VeaError
 from vea.faces.detect import Box, face_detector
+from vea.faces.video import is_video
 from vea.inference.results import Attribute, Face, Prediction
 from vea.tasks.recognise import RecogniseTask
 from vea.tasks.saved import main_target, open_model
@@ -106,23 +108,50 @@ class Predictor:
         """
         several = cast("Iterable[ImageLike]", [images] if is_single(images) else images)
         results = []
-        for result in self.stream(several, detect_faces=detect_faces, urls=urls):
+        for result in self._pictures(several, detect_faces=detect_faces, urls=urls):
             if isinstance(result, VeaError):
                 raise result
             results.append(result)
         return results
 
     def stream(
-        self, images: Iterable[ImageLike], *, detect_faces: bool = True, batch_size: int = 32, urls: bool = False
-    ) -> Iterator[Prediction | VeaError]:
-        """Yields, in order, a ``Prediction`` per image, or the ``VeaError`` that says why it cannot be read.
+        self,
+        source: ImageLike | Iterable[ImageLike],
+        *,
+        every: int = 1,
+        smoothing: bool = True,
+        detect_faces: bool = True,
+        batch_size: int = 32,
+        urls: bool = False,
+    ) -> Iterator[Any]:
+        """Yields what is found in pictures, or over time in a video; memory does not grow with their number or length.
 
         One image is decoded at a time and only its crops are kept, until ``batch_size`` images or crops are classified
-        together: memory does not grow with the number of images.
+        together.
+
+        Args:
+            source: images: yields, in order, a ``Prediction`` per image, or the ``VeaError`` that says why it cannot be
+                read. The path of a video, or the number of a camera: yields a ``vea.inference.video.Row`` per face and
+                frame.
+            every: of a video, look at each ``every``-th frame only.
+            smoothing: of a video, let the neighbouring frames decide with; False: each frame alone.
+            detect_faces: of images, see ``predict``.
+            batch_size: images or crops that are classified together.
+            urls: of images, True fetches ``http(s)://`` addresses.
 
         Raises:
-            VeaError: the face detector is not installed.
+            VeaError: the face detector is not installed; a video cannot be read, or breaks off.
         """
+        if is_video(source):
+            from vea.inference.video import track
+
+            return track(cast("str | Path | int", source), predictor=self, every=every, smoothing=smoothing)
+        several = cast("Iterable[ImageLike]", [source] if is_single(source) else source)
+        return self._pictures(several, detect_faces=detect_faces, batch_size=batch_size, urls=urls)
+
+    def _pictures(
+        self, images: Iterable[ImageLike], *, detect_faces: bool = True, batch_size: int = 32, urls: bool = False
+    ) -> Iterator[Prediction | VeaError]:
         waiting: list[list[tuple[Box, float]] | VeaError | None] = []  # None: the image as a whole
         crops: list[np.ndarray] = []
         for image in images:
@@ -194,7 +223,8 @@ def load(
 
     Args:
         name_or_dir: ``"expression"``, ``"expression-nano"`` (less exact, a third of the time a face), a run folder of
-            any recipe of finetune/, or a folder that ``vea export`` wrote.
+            any recipe of finetune/, ``"scene"`` (valence and arousal of whole pictures), or a folder that
+            ``vea export`` wrote.
         target: which label is the expression or emotion; by default the first of kind class in the run's ``targets``.
         device: where to compute, e.g. ``"cuda"``.
 

@@ -10,6 +10,7 @@ over a block with what came before it as context. The chain (``vea.models.crf``)
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -79,6 +80,14 @@ def smooth(probabilities: np.ndarray, *, step_s: float, lasts_s: float = LASTS_S
     """Returns P(class at t | whole series) (T, C) of frame-wise probabilities (T, C), ``step_s`` seconds apart."""
     logits = torch.from_numpy(np.log(np.clip(probabilities, 1e-6, 1))).float()
     return lasting(probabilities.shape[1], step_s=step_s, lasts_s=lasts_s).marginals(logits).numpy()
+
+
+def columns(predictor: Predictor) -> dict[str, type]:
+    """Returns name and type of each entry of ``Row.record`` by this predictor, in order."""
+    values = [name for name, label in predictor.fields.items() if label.kind == "value"]
+    names: dict[str, type] = {"frame": int, "time": float, "track": int}
+    names |= dict.fromkeys(("x0", "y0", "x1", "y1"), int) | {"score": float, "expression": str}
+    return names | dict.fromkeys((f"p_{name}" for name in predictor.classes), float) | dict.fromkeys(values, float)
 
 
 def track(
@@ -164,8 +173,21 @@ def _smooth_block(rows: list[Row], recent: dict[int, list[Row]]) -> None:
 
 
 def data_frame(rows: Iterable[Row]) -> Any:
-    """Returns a pandas data frame of rows, a row a face a frame; a list of dicts where pandas is not installed."""
-    records = [row.record() for row in rows]
+    """Returns a pandas data frame of rows, a row a face a frame; a list of dicts where pandas is not installed.
+
+    Where the video breaks off, the rows before it are returned with a warning that says so.
+
+    Raises:
+        VeaError: nothing could be read.
+    """
+    records = []
+    try:
+        for row in rows:
+            records.append(row.record())
+    except VeaError as error:
+        if not records:
+            raise
+        warnings.warn(str(error), stacklevel=2)
     try:
         import pandas
     except ImportError:

@@ -1,8 +1,11 @@
-"""Export to a hub folder."""
+"""Hub folders: write one, push it to the Hugging Face hub, fetch one from there. Nothing goes online unasked."""
 
 from __future__ import annotations
 
 import json
+import os
+import re
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +14,14 @@ from torch import Tensor
 
 import vea
 from vea.config.base import public
+from vea.errors import RunError, VeaError
 from vea.publish.card import model_card
-from vea.publish.verify import _compare, outputs
+from vea.publish.verify import _compare, check_images, outputs
 from vea.storage import atomic
-from vea.tasks.saved import SavedModel, main_target, open_model, preprocessing
+from vea.tasks.saved import Recogniser, SavedModel, main_target, open_model, preprocessing
+
+REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")  # OWNER/NAME
+FILES = ["*.safetensors", "*.json", "README.md"]  # of a hub folder; nothing else is fetched
 
 
 def export_hub(model: SavedModel, out: Path, *, images: Tensor) -> dict[str, float]:
@@ -52,3 +59,87 @@ def export_hub(model: SavedModel, out: Path, *, images: Tensor) -> dict[str, flo
         )
         (temporary / "README.md").write_text(model_card(model), encoding="utf-8")
         return _compare(outputs(open_model(temporary).task, images), outputs(model.task, images), what=f"{out}")
+
+
+def is_offline() -> bool:
+    """Returns whether the hub may not be asked: always, unless ``HF_HUB_OFFLINE=0`` is set (``import vea`` sets 1)."""
+    return os.environ.get("HF_HUB_OFFLINE", "1").strip().upper() not in ("0", "OFF", "NO", "FALSE", "")
+
+
+def _hub(what: str) -> Any:
+    """Returns the module huggingface_hub; raises ``VeaError`` where it is not there, or the hub may not be asked."""
+    if is_offline():
+        raise VeaError(f"{what} needs the Hugging Face hub, and vea is offline by default; allow it: HF_HUB_OFFLINE=0")
+    try:
+        import huggingface_hub
+    except ImportError:
+        raise VeaError(f"{what} needs the package huggingface_hub: pip install huggingface_hub") from None
+    return huggingface_hub
+
+
+def download(repo_id: str, *, revision: str | None = None) -> Path:
+    """Returns the folder (in huggingface_hub's cache) with the weights, config and card of a hub repository.
+
+    Raises:
+        VeaError: ``repo_id`` is no OWNER/NAME, or the hub may not be asked.
+        RunError: the hub does not answer, or has no such repository.
+    """
+    if not REPOSITORY.fullmatch(repo_id):
+        raise VeaError(f"{repo_id!r} is no repository of the hub; give OWNER/NAME")
+    hub = _hub(f"fetching {repo_id}")
+    try:
+        return Path(hub.snapshot_download(repo_id, revision=revision, allow_patterns=FILES))
+    except Exception as error:  # of requests, of the hub, of the disk
+        raise RunError(f"{repo_id} cannot be fetched from the hub ({_reason(error)})") from None
+
+
+def push_to_hub(
+    model: Recogniser | SavedModel | str | os.PathLike[str],
+    repo_id: str,
+    *,
+    out: str | os.PathLike[str] | None = None,
+    private: bool = True,
+    token: str | None = None,
+) -> str:
+    """Returns the address of the repository that now holds the model: weights, config.json and the model card.
+
+    Offline, which is the default, this is a dry run: the same folder is written to ``out`` for a look, and its path is
+    returned.
+
+    Args:
+        model: of ``vea.from_pretrained``, a run folder, a hub folder, or the name of a model that ships.
+        repo_id: OWNER/NAME; the repository is made where there is none.
+        out: folder to write; by default ``hub/NAME`` when offline, and none when online.
+        private: of a repository that is made.
+        token: of the hub; by default the one that huggingface_hub knows.
+
+    Raises:
+        VeaError: ``repo_id`` is no OWNER/NAME, there is no such model, ``out`` exists, or huggingface_hub is not there.
+        RunError: the hub refuses, or the folder gives other probabilities than the model.
+    """
+    if not REPOSITORY.fullmatch(repo_id):
+        raise VeaError(f"{repo_id!r} is no repository of the hub; give OWNER/NAME")
+    saved = model.saved if isinstance(model, Recogniser) else model
+    saved = saved if isinstance(saved, SavedModel) else open_model(saved)
+    images, _ = check_images(saved)
+    if is_offline():
+        folder = Path(out or Path("hub") / repo_id.split("/")[1])
+        export_hub(saved, folder, images=images)
+        return str(folder)
+    hub = _hub(f"pushing to {repo_id}")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(out or Path(temporary) / "hub")
+        export_hub(saved, folder, images=images)
+        try:
+            api = hub.HfApi(token=token)
+            url = api.create_repo(repo_id, private=private, exist_ok=True)
+            api.upload_folder(
+                repo_id=repo_id, folder_path=folder, commit_message=f"{saved.name}, vea {vea.__version__}"
+            )
+        except Exception as error:
+            raise RunError(f"{repo_id}: the hub did not take the model ({_reason(error)})") from None
+    return str(url)
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -8,11 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from PIL import Image
 from pydantic import ValidationError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from vea.config import RECIPES, RecogniseConfig
+from vea.data.views.views import Views
 from vea.errors import VeaError
 from vea.storage.checkpoint import find_weights, load_weights
 from vea.tasks.recognise import RecogniseTask
@@ -20,8 +24,9 @@ from vea.taxonomy.fields import LabelField
 
 ASSETS = Path(__file__).parents[1] / "assets"
 SHIPPED = {  # name: the config it was trained by
-    "expression": "configs/finetune/expression_ship.yaml",
-    "expression-nano": "configs/finetune/expression_nano.yaml",
+    "expression": "configs/finetune/expression_distilled.yaml",
+    "expression-nano": "configs/finetune/expression_nano_distilled.yaml",
+    "scene": "configs/finetune/scene.yaml",
 }
 
 
@@ -49,8 +54,43 @@ class SavedModel:
         return self.task.config.recipe == "expression"
 
 
+class Recogniser(nn.Module):
+    """A saved recogniser as a plain module: pictures in, logits by label out.
+
+    ``fields`` are its labels with their classes in order, ``image_size`` the side S of its input.
+    """
+
+    def __init__(self, saved: SavedModel) -> None:
+        super().__init__()
+        self.saved, self.task = saved, saved.task
+        self.fields, self.image_size = saved.task.fields, saved.task.config.augment.image_size
+        self._views = Views(saved.task.config.augment, seed=0, channels=saved.task.config.model.channels, train=False)
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Returns {label: logits (B, C)} of RGB or grey images (B, 3 or 1, S, S), uint8 0..255 or float 0..1.
+
+        Normalisation is part of the model. A value has one column, its scale mapped to [-1, 1].
+        """
+        return self.task.predict({"image": images * 255 if images.is_floating_point() else images})
+
+    @torch.inference_mode()
+    def probabilities(self, images: Tensor) -> dict[str, Tensor]:
+        """Returns {label: probabilities (B, C), or values (B,) on the raters' scale} of the same images."""
+        return self.task.answers(self(images))
+
+    def transform(self, image: Image.Image) -> Tensor:
+        """Returns the view of evaluation, uint8 (C, S, S): for ``vea.open_dataset(..., transform=model.transform)``."""
+        view = self._views.one(np.asarray(image.convert("RGB")), key="")
+        return torch.from_numpy(np.ascontiguousarray(view.transpose(2, 0, 1)))
+
+
+def shipped_models() -> dict[str, Path]:
+    """Returns {name: folder} of the recognisers that this installation carries."""
+    return {name: ASSETS / name for name in SHIPPED if (ASSETS / name / "model.safetensors").is_file()}
+
+
 def open_model(name_or_dir: str | os.PathLike[str], *, ema: bool = False) -> SavedModel:
-    """Returns a recogniser that ships (``expression``, ``expression-nano``), of a fine-tuning run, or of a hub folder.
+    """Returns a recogniser that ships (a name of ``SHIPPED``), of a fine-tuning run, or of a hub folder.
 
     Raises:
         VeaError: there are no such weights, or they are no recogniser's.

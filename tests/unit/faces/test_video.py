@@ -61,7 +61,7 @@ def test_a_missing_file_and_a_file_of_sound_alone(tmp_path):
         frame.rate = 8000
         container.mux(stream.encode(frame))
         container.mux(stream.encode())
-    with pytest.raises(VeaError, match="no pictures, only audio"):
+    with pytest.raises(VeaError, match="no moving pictures, only audio"):
         next(frames(path))
 
 
@@ -81,3 +81,22 @@ def test_a_file_that_breaks_off_gives_what_can_be_had(tmp_path):
 @pytest.mark.parametrize(("source", "said"), [("a.MP4", True), ("0", True), (0, True), ("a.jpg", False), (True, False)])
 def test_what_is_a_video(source, said):
     assert is_video(source) is said
+
+
+def test_a_file_that_is_shorter_than_its_head_says_is_told(tmp_path):
+    """mp4 whose index is in front, as web videos are: what is cut off is simply not there for the decoder."""
+    path = tmp_path / "a.mp4"
+    write(path, [n / 10 for n in range(60)], size=(320, 240))
+    with av.open(str(path)) as source, av.open(str(path) + ".fast.mp4", "w", options={"movflags": "faststart"}) as copy:
+        stream = copy.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(source.streams.video[0]):
+            if packet.dts is not None:
+                packet.stream = stream
+                copy.mux(packet)
+    data = (tmp_path / "a.mp4.fast.mp4").read_bytes()
+    path.write_bytes(data[: len(data) * 2 // 3])
+    found = []
+    with pytest.raises(VeaError, match=r"breaks off after \d+ frames"):
+        for frame in frames(path):
+            found.append(frame.number)
+    assert len(found) > 10

@@ -93,12 +93,14 @@ def kind_of(start: bytes) -> str:
     return next((f" (it looks like {name})" for magic, name in _OTHER if text.startswith(magic)), "")
 
 
-def pictures_below(folder: str | os.PathLike[str]) -> tuple[list[Path], Counter[str]]:
+def pictures_below(
+    folder: str | os.PathLike[str], *, suffixes: frozenset[str] = SUFFIXES
+) -> tuple[list[Path], Counter[str]]:
     """Returns the pictures in a folder, searched through, sorted, and how many files of each kind were passed over.
 
-    Pictures are told by their suffix, in any case. Names that begin with a dot are passed over as ``hidden`` (macOS
-    writes a ``._NAME`` beside each picture), folders that cannot be opened as ``unreadable folder``. Links to folders
-    are followed, each folder once.
+    Pictures are told by their suffix, in any case; other ``suffixes`` find other files. Names that begin with a dot are
+    passed over as ``hidden`` (macOS writes a ``._NAME`` beside each picture), folders that cannot be opened as
+    ``unreadable folder``. Links to folders are followed, each folder once.
     """
     found: list[Path] = []
     passed: Counter[str] = Counter()
@@ -106,7 +108,7 @@ def pictures_below(folder: str | os.PathLike[str]) -> tuple[list[Path], Counter[
         suffix = path.suffix.lower()
         if path.name.startswith("."):
             passed["hidden"] += 1
-        elif suffix not in SUFFIXES:
+        elif suffix not in suffixes:
             passed[suffix or "without a suffix"] += 1
         elif not path.is_file():
             passed["broken link"] += 1

@@ -56,10 +56,10 @@ def open_backend(name: str, **options: Any) -> Backend:
     """Returns the back end that a user names.
 
     ``constant[:ANSWER]``, ``uniform``, ``text-only``, ``brightness``, ``oracle``: baselines; ``shuffled:MODEL``:
-    another picture's answer of a model; ``http(s)://HOST/v1[#MODEL]``: an OpenAI-compatible server; ``blind:DIR``: a
-    local language model, or an image-text model that is not shown the picture; ``DIR``: a local transformers folder;
-    ``judge:DIR`` or ``judge``: vea's judge from frozen features; anything else that ``vea.load``
-    opens: a recogniser. With the option ``hint`` the model is given a recogniser's first classes.
+    another picture's answer of a model; ``http(s)://HOST/v1[#MODEL]``: an OpenAI-compatible server; ``DIR``: a local
+    transformers folder; ``blind:URL`` and ``blind:DIR``: the same, shown no picture; ``judge:DIR`` or ``judge``: vea's
+    judge from frozen features; anything else that ``vea.load`` opens: a recogniser. With the option
+    ``hint`` the model is given a recogniser's first classes.
 
     Raises:
         VeaError: nothing goes by that name.
@@ -69,8 +69,9 @@ def open_backend(name: str, **options: Any) -> Backend:
         ours = import_module("vea.evals.backends.ours")
         return ours.Hinted(open_backend(name, **options), hint, seed=options.get("seed", 0))
     head, _, rest = name.partition(":")
-    if name.startswith(("http://", "https://")):
-        return import_module("vea.evals.backends.endpoint").Endpoint(name, **options)
+    address = rest if head == "blind" else name
+    if address.startswith(("http://", "https://")):
+        return import_module("vea.evals.backends.endpoint").Endpoint(address, blind=head == "blind", **options)
     if head == "shuffled":
         baselines = import_module("vea.evals.backends.baselines")
         return baselines.Shuffled(open_backend(rest or "judge", **options), seed=options.get("seed", 0))

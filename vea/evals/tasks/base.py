@@ -25,12 +25,13 @@ class Task:
     name = "task"
     headline = "accuracy"
     readouts: tuple[str, ...] = ("text", "probability")
+    validation = "valid"  # what the data call the split that calibration is fitted on
 
     def __init__(self, source: str = "", *, data: Path | None = None, seed: int = 0, **options: Any) -> None:
         self.source, self.data, self.seed, self.options = source, data, seed, options
 
     def questions(self, split: str) -> list[Question]:
-        """Returns the questions of a split: ``test``, or ``train`` and ``valid`` where the task has them."""
+        """Returns the questions of a split: ``test``, or ``train`` and ``validation`` where there are such."""
         raise NotImplementedError
 
     def scores(self, questions: Sequence[Question], answers: Sequence[Answer], readout: str) -> dict[str, Any]:

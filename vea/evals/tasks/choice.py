@@ -53,7 +53,7 @@ def _class_folders(folder: Path, split: str) -> list[dict[str, Any]]:
     top = folder / split if (folder / split).is_dir() else folder
     classes = sorted(p.name for p in top.iterdir() if p.is_dir()) if top.is_dir() else []
     files = [(c, f) for c in classes for f in sorted((top / c).iterdir()) if f.suffix.lower() in ENDINGS]
-    if not files or (top is folder and split == "train"):
+    if not files or (top is folder and split != "test"):
         return []
     return [
         {"key": f"{c}/{f.name}", "file": f, "label": c, "candidates": classes, "task": folder.name} for c, f in files
@@ -70,7 +70,7 @@ def _prepared(folder: Path, split: str, wanted: str) -> list[dict[str, Any]]:
     if wanted and wanted not in fields:
         raise VeaError(f"{folder} has no label with classes named {wanted!r}{did_you_mean(wanted, fields)}")
     name = wanted or next(iter(fields))
-    if split not in index.splits and split == "train":
+    if split not in index.splits and split != "test":
         return []
     rows = []
     for key, file, metadata in from_shards(folder, split):
@@ -85,6 +85,7 @@ class Choice(Task):
     """Which of these emotions; ``choice:FILE.json``, ``choice:FOLDER`` or ``choice:PREPARED@FIELD``."""
 
     name = "choice"
+    validation = "val"
 
     def _rows(self, split: str) -> list[dict[str, Any]]:
         place, _, wanted = self.source.partition("@")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 
 from vea.errors import VeaError
 from vea.evals import oasis
+from vea.evals.backends.base import Backend, open_backend
 from vea.evals.question import Answer, Question
 from vea.evals.tasks.base import Task
 from vea.metrics import hit_rate, wheel_scores
@@ -18,6 +20,35 @@ from vea.metrics.open_vocabulary import agree, mean_labels, read_words
 from vea.taxonomy.wheels import find_words
 
 PROMPT = "Please infer the emotional state that the image evokes and list the emotions, separated by commas."
+
+
+# The prompt of AffectGPT's toolkit for reading labels off a description (facts: MER-UniBench, ovlabel_extraction.py).
+EXTRACTION = """Please assume the role of an expert in the field of emotions. We provide clues that may be related to \
+the emotions of the characters. Based on the provided clues, please identify the emotional states of the main \
+character. The main character is the one with the most detailed clues. Please separate different emotional categories \
+with commas and output only the clearly identifiable emotional categories in a list format. If none are identified, \
+please output an empty list.
+Input: We cannot recognize his emotional state; Output: []
+Input: His emotional state is happy, sad, and angry; Output: [happy, sad, angry]
+Input: {reason}; Output:"""
+
+
+def extract_labels(texts: Sequence[str], reader: Backend) -> list[list[str]]:
+    """Returns the labels that a language model reads off each text, with the published prompt, greedily.
+
+    Published figures sampled at temperature 0.7; this repeats. A text without an answer has no labels.
+    """
+    questions = [
+        Question(str(i), EXTRACTION.format(reason=" ".join(text.split())), max_tokens=64)
+        for i, text in enumerate(texts)
+    ]
+    found: list[list[str]] = [[] for _ in texts]
+    for place, answer in reader.ask(questions, ["text"]):
+        reply = re.split(r"\bInput:", answer.text or "")[0]
+        reply = re.sub(r"^\s*(?:input|output|翻译)?\s*[:：]?", "", reply, flags=re.IGNORECASE)
+        bracketed = re.search(r"\[([^\]]*)\]?", reply)
+        found[place] = read_words(f"[{bracketed[1] if bracketed else reply.splitlines()[0] if reply.strip() else ''}]")
+    return found
 
 
 def labels_of(text: str | None) -> list[str]:
@@ -28,8 +59,9 @@ def labels_of(text: str | None) -> list[str]:
 class OpenVocabulary(Task):
     """``open-vocabulary:FILE.csv`` (columns name, openset; pictures in --data), else OASIS with the word of its norms.
 
-    Labels are read from replies by lexicon, so a score repeats; published figures sampled a language model. Set
-    ``tables`` in Python for the published wheel tables.
+    Labels are read from replies by lexicon, so a score repeats; published figures sampled a language model. With the
+    option ``extract`` (a model, ``--extract``) a language model reads them too, by the published prompt, and both
+    scores are there. Set ``tables`` in Python for the published wheel tables.
     """
 
     name = "open-vocabulary"
@@ -73,6 +105,13 @@ class OpenVocabulary(Task):
         single = [(t[0], g) for t, g in zip(truths, given) if len(t) == 1]
         if single:
             found["hit_rate"] = float(hit_rate([t for t, _ in single], [g for _, g in single]))
+        if reader := self.options.get("extract"):
+            backend = open_backend(reader)
+            try:
+                read = extract_labels([answer.text or "" for answer in answers], backend)
+            finally:
+                backend.close()
+            found["extracted"] = {**wheel_scores(truths, read), "labels_a_reply": mean_labels(read)}
         tables = self.options.get("tables")
         if tables:
             rules = self.options.get("rules", "mer2026")
