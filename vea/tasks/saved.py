@@ -30,11 +30,6 @@ SHIPPED = {  # name: the config it was trained by
 }
 
 
-def shipped_models() -> dict[str, Path]:
-    """Returns {name: folder} of the models that this installation carries."""
-    return {path.parent.name: path.parent for path in ASSETS.glob("*/state.json")}
-
-
 @dataclass(frozen=True)
 class SavedModel:
     """A recogniser read back: the task in evaluation mode, what its checkpoint says of it, and where it was."""

@@ -12,7 +12,7 @@ from vea.config import PromptConfig, RunConfig
 from vea.data.loading.collate import Item, LabelEncoder, mask_noise
 from vea.data.loading.sets import ShardSet
 from vea.data.prompts import prompt
-from vea.data.views.decode import CorruptImage, decode
+from vea.data.views.decode import CorruptImage, Encoded, decode
 from vea.data.views.person import head_window
 from vea.data.views.views import Views
 from vea.errors import VeaError, did_you_mean
@@ -56,11 +56,17 @@ class ItemMaker:
         """Returns the item of kept sample ``i``; raises ``Unusable`` with its key when the image is corrupt."""
         key, data, metadata = shards.read(i)
         try:
-            image = decode(data)
+            return self._made(shards, i, key, data, metadata, pass_number, place)
         except CorruptImage as error:
             raise Unusable(key, shards.name, str(error)) from None
+
+    def _made(
+        self, shards: ShardSet, i: int, key: str, data: bytes, metadata: dict[str, Any], pass_number: int, place: Place
+    ) -> Item:
+        image: np.ndarray | Encoded = Encoded(data)
         if self.kind == "classify":
             if self.head_only:
+                image = decode(data)
                 height, width = image.shape[:2]
                 window = head_window(shards.person_boxes(i, metadata), width=width, height=height)
                 if window is not None:
