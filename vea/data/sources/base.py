@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -104,21 +105,68 @@ def require_file(root: Path, name: str, card: Card) -> Path:
     return path
 
 
+def read_text(path: Path) -> str:
+    """Returns the text of a file: UTF-8 with or without a mark, UTF-16 with one, or as Windows writes Latin letters.
+
+    Raises:
+        VeaError: it holds zero bytes and is no text.
+    """
+    data = path.read_bytes()
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        text = data.decode("utf-16", "replace")
+    else:
+        try:
+            text = data.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            text = data.decode("cp1252", "replace")
+    if "\0" in text:
+        raise VeaError(f"{path} holds zero bytes: it is no text file; copy or export it again")
+    return text
+
+
+def csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yields (number of its last line, cells) of every row of a CSV file that is not blank.
+
+    Raises:
+        VeaError: a cell is not closed or larger than a file of tables has them.
+    """
+    reader = csv.reader(io.StringIO(read_text(path), newline=""))
+    try:
+        for row in reader:
+            if any(cell.strip() for cell in row):
+                yield reader.line_num, row
+    except csv.Error as error:
+        raise VeaError(f"{path}, line {reader.line_num}: {error}; correct or remove the line") from None
+
+
 def read_csv(path: Path, columns: Iterable[str]) -> list[dict[str, str]]:
-    """Returns the rows of a CSV file with a header; raises ``VeaError`` when a column is missing."""
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        rows = list(reader)
+    """Returns the rows of a CSV file with a header; blanks around the names of columns do not count.
+
+    Raises:
+        VeaError: a column is missing, or a row is shorter or longer than the header; the sentence names the line.
+    """
+    rows = csv_rows(path)
+    header = [name.strip() for name in next(rows, (0, []))[1]]
     for column in columns:
-        if column not in (reader.fieldnames or ()):
-            raise VeaError(f"{path} has no column {column!r}{did_you_mean(column, reader.fieldnames or ())}")
-    return rows
+        if column not in header:
+            raise VeaError(f"{path} has no column {column!r}{did_you_mean(column, header)}")
+    found = []
+    for line, row in rows:
+        if len(row) > len(header) and not any(cell.strip() for cell in row[len(header) :]):
+            row = row[: len(header)]  # a spreadsheet's empty cells
+        if len(row) != len(header):
+            raise VeaError(
+                f"{path}, line {line}: {len(row)} cells where the header has {len(header)}; put quotes around a text "
+                "with commas, or remove the line"
+            )
+        found.append(dict(zip(header, row, strict=True)))
+    return found
 
 
 def read_json(path: Path) -> Any:
     """Returns the value in a JSON file; raises ``VeaError`` when it is not JSON."""
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        return json.loads(read_text(path))
     except ValueError as error:
         raise VeaError(f"{path} is not readable JSON: {error}") from None
 
@@ -126,14 +174,23 @@ def read_json(path: Path) -> Any:
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """Returns the rows of a file with one JSON object a line; raises ``VeaError`` naming the first bad line."""
     rows = []
-    with open(path, encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                if line.strip():
-                    rows.append(json.loads(line))
-            except ValueError as error:
-                raise VeaError(f"{path}, line {number}, is not readable JSON: {error}") from None
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise VeaError(f"{path}, line {number}, is not readable JSON: {error}") from None
+        if not isinstance(row, dict):
+            raise VeaError(f"{path}, line {number}: a {type(row).__name__} and not an object in braces")
+        rows.append(row)
     return rows
+
+
+def texts_of(value: Any) -> list[str]:
+    """Returns the captions in a value of raw data: one text is one caption, null and blank ones are none."""
+    several = value if isinstance(value, list) else [value]
+    return [text.strip() for text in several if isinstance(text, str) and text.strip()]
 
 
 def image_sample(path: Path, *, key: str, split: str, source: str, **known: Any) -> Sample:

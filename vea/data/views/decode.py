@@ -115,7 +115,7 @@ class Encoded:
         """Returns RGB uint8 (H, W, 3) as displayed, at the smallest of the scales 1, 1/2, 1/4, 1/8 not below ``least``.
 
         A view made of the scaled pixels differs from one of all pixels: benchmarks/loader.py --large prints by how
-        much (photographs of 1,600 pixels to 224: mean 1 to 2 of 255 levels, single pixels at edges up to 60).
+        much (photographs enlarged to 1,600 pixels, to 224: mean 1.7 of 255 levels, single pixels at edges up to 60).
         """
         factor = next((scale for scale in (8, 4, 2) if least * scale <= 1), 1)
         if self._whole is not None:
