@@ -46,7 +46,8 @@ from vea.data.shards.index import read_index
 from vea.errors import VeaError, command, did_you_mean
 from vea.metrics import bootstrap_interval, concordance, rmse
 from vea.models.vit import sincos_positions
-from vea.models.weights import encoder_form, encoder_part, load_encoder, read_weight_file
+from vea.models.weight_files import read_weight_file
+from vea.models.weights import encoder_form, encoder_part, load_encoder
 from vea.progress import Progress
 from vea.storage import atomic
 from vea.storage.atomic import write_text

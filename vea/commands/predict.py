@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from vea.data.views.formats import passed_over
 from vea.data.views.pictures import picture_name
-from vea.errors import RunError, VeaError, command
+from vea.errors import VeaError, command
 
 if TYPE_CHECKING:
-    from vea.inference.predict import Predictor
     from vea.inference.results import Attribute, Prediction, Scene
 from vea.inference.annotate import annotate
 from vea.inference.files import find_clips, find_files
@@ -161,11 +160,13 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="one JSON object per picture and line")
     form.add_argument("--csv", action="store_true", help="one line per scene and per face")
-    parser.add_argument("--annotate", type=Path, metavar="DIR", help="write the pictures with boxes and names here")
+    told = "write the pictures with boxes and names here; of a video a folder or a file (out.mp4)"
+    parser.add_argument("--annotate", type=Path, metavar="DIR", help=told)
     video = parser.add_argument_group("videos and cameras")
     video.add_argument("--every", type=int, default=1, metavar="N", help="look at each N-th frame only")
     video.add_argument("--no-smoothing", action="store_true", help="each frame alone, without its neighbours")
     video.add_argument("--out", type=Path, metavar="FILE", help="write the rows here: .csv, .jsonl or .parquet")
+    video.add_argument("--report", type=Path, metavar="HTML", help="write a page with a timeline and peaks per person")
     given = parser.parse_args(argv)
     if given.only and given.model:
         raise VeaError("--only chooses between the two models of the default; leave out --only or --model")
@@ -189,15 +190,18 @@ def _videos(given: argparse.Namespace, clips: list[Path | int], others: Sequence
     """Runs over videos; returns 1 where one could not be read to its end, after all others were done."""
     if others:
         raise VeaError(f"pictures and videos have different tables: give {clips[0]} and {others[0]} in two calls")
-    refused = {"--no-faces": given.no_faces, "--urls": given.urls, "--annotate": given.annotate,
-               "--only scene": given.only == "scene"}  # fmt: skip
-    for name in (name for name, given in refused.items() if given):
-        raise VeaError(f"{name} is of pictures, and {clips[0]} is a {'camera' if clips[0] == 0 else 'video'}")
+    for name in (name for name in ("no_faces", "urls") if getattr(given, name)):
+        raise VeaError(f"--{name.replace('_', '-')} is of pictures, and {clips[0]} is a video or a camera")
+    if given.only == "scene":
+        raise VeaError(f"--only scene is of pictures, and {clips[0]} is a video or a camera")
     if given.every < 1:
         raise VeaError(f"--every {given.every} is not a number of frames from 1 on")
     from vea.faces.video import require_av
+    from vea.inference.clips import Outputs, Reading, read_clips
     from vea.inference.tables import form_of, table, text_table
 
+    outputs = Outputs(given.annotate, given.report)
+    outputs.check(clips)
     if given.out:
         form_of(given.out)
     if any(isinstance(clip, Path) for clip in clips):
@@ -207,12 +211,25 @@ def _videos(given: argparse.Namespace, clips: list[Path | int], others: Sequence
 
     predictor = load(given.model or "expression", target=given.target, device=given.device)
     names = {"file": str, **columns(predictor)}
+
+    def run(write: Callable[[dict[str, Any]], None]) -> Reading:
+        smoothing = not given.no_smoothing
+        return read_clips(clips, predictor, write, every=given.every, smoothing=smoothing, outputs=outputs)
+
     if given.out:
         with table(given.out, names) as write:
-            return _tracked(given, clips, predictor, write)
-    if given.json or given.csv:
-        return _tracked(given, clips, predictor, text_table(sys.stdout, "csv" if given.csv else "json", names))
-    return _tracked(given, clips, predictor, _say)
+            result = run(write)
+    elif given.json or given.csv:
+        result = run(text_table(sys.stdout, "csv" if given.csv else "json", names))
+    else:
+        result = run(_say)
+    for sentence in result.errors:
+        print(f"error: {sentence}", file=sys.stderr)
+    if len(clips) > 1 and result.errors:
+        print(f"{len(result.errors)} of {len(clips)} videos could not be read to their end", file=sys.stderr)
+    if not result.rows and not result.errors:
+        print("no face found", file=sys.stderr)
+    return 1 if result.errors else 0
 
 
 def _say(row: Mapping[str, Any]) -> None:
@@ -221,36 +238,11 @@ def _say(row: Mapping[str, Any]) -> None:
     print(f"{row['file']}: {row['time']:.2f} s, person {row['track']}: {said}", flush=True)
 
 
-def _tracked(
-    given: argparse.Namespace, clips: list[Path | int], predictor: Predictor, write: Callable[[dict], None]
-) -> int:
-    broken, count = 0, 0
-    for clip in clips:
-        try:
-            for row in predictor.stream(clip, every=given.every, smoothing=not given.no_smoothing):
-                write({"file": str(clip), **row.record()})
-                count += 1
-        except RunError:
-            raise
-        except VeaError as error:
-            if len(clips) == 1 and not count:
-                raise
-            print(f"skipped: {error}" if len(clips) > 1 else f"error: {error}", file=sys.stderr)
-            broken += 1
-    if broken == len(clips) and not count:
-        raise RunError(f"none of the {len(clips)} videos could be read")
-    if broken and len(clips) > 1:
-        print(f"{broken} of {len(clips)} videos could not be read to their end", file=sys.stderr)
-    if not count and not broken:
-        print("no face found", file=sys.stderr)
-    return 1 if broken else 0
-
-
 def _pictures(given: argparse.Namespace) -> int:
     passed: Counter[str] = Counter()
     files = find_files(given.paths, passed=passed)
-    if given.out:
-        raise VeaError("--out is of videos; of pictures: --csv or --json, and > FILE")
+    for name in (name for name in ("out", "report") if getattr(given, name)):
+        raise VeaError(f"--{name} is of videos; of pictures: --csv or --json, and > FILE")
     if passed:
         print(passed_over(passed), file=sys.stderr)
     from vea.inference.predict import load  # torch: only once the arguments are known to be good

@@ -12,12 +12,19 @@ from typing import TypeAlias
 import cv2
 import numpy as np
 
+from vea.data.views.geometry import cut, square_around
 from vea.errors import VeaError
+from vea.faces.align import cut_turned, eyes_tell, turn_of, turned_back
 
 Box: TypeAlias = tuple[int, int, int, int]
+Search: TypeAlias = Callable[[np.ndarray], np.ndarray]  # BGR uint8 (H, W, 3) to rows (N, 16), see ``face_search``
 
 DETECTION_SIDE = (320, 960)  # faces are missed in smaller pictures; larger ones are slow and no better
 ANSWER_BYTES = 0x9000  # what the library may write: the number of faces (int32), then 32 bytes for each of up to 1,024
+SURER = 0.15  # what the score of a face must have beyond ``min_score`` where only a turned picture shows it
+LOOK_AGAIN = 128  # pixels to which the square is brought, twice a face's side, in which it is looked for once more
+ASKED = 3  # so many faces, the largest, say which way up the picture is
+CLEARLY = 0.03  # by so much a turned face must have the better score than the face as it is
 FUNCTION = "_Z14facedetect_cnnPhS_iii"  # int* facedetect_cnn(unsigned char* answer, unsigned char* bgr, int, int, int)
 
 
@@ -74,8 +81,136 @@ def yunet_search(weights: Path) -> Callable[[np.ndarray], np.ndarray]:
     return rows
 
 
-def face_detector(*, min_score: float = 0.6) -> Callable[[np.ndarray], list[tuple[Box, float]]]:
-    """Returns a function from RGB uint8 (H, W, 3) to [(box, score)], largest face first.
+_Row: TypeAlias = tuple[float, np.ndarray, np.ndarray]  # score, corners (2, 2), points (5, 2)
+
+
+class Detection(tuple[Box, float]):
+    """A face: (box, score), and beside them ``points``, ``turn`` and ``upright``.
+
+    ``points`` (5, 2) in pixels: the face's right eye, left eye, nose, right and left corner of the mouth. ``turn``: by
+    how many degrees it is turned, clockwise; 0 for tilts (``vea.faces.align.TILT``). ``upright``: the box that it has
+    once it is turned back about that box's middle; ``box`` itself where ``turn`` is 0.
+    """
+
+    points: np.ndarray | None
+    turn: float
+    upright: Box
+
+    def __new__(
+        cls, box: Box, score: float, points: np.ndarray | None = None, *, turn: float = 0.0, upright: Box | None = None
+    ) -> Detection:
+        """Returns the pair with what else is known."""
+        face = super().__new__(cls, (box, score))
+        face.points, face.turn, face.upright = points, turn, upright or box
+        return face
+
+
+class FaceDetector:
+    """A search with everything around it: the scale, quarter turns where nothing is found, and which way up.
+
+    Called with RGB uint8 (H, W, 3), it returns [``Detection``], largest face first.
+
+    Args:
+        search: see ``face_search``.
+        min_score: 0 to 1; of faces that are returned.
+        knows_turns: the search puts the points of a lying face where they are. Others find lying faces as well and put
+            the points where those of an upright face would be; so the largest faces are looked at from four sides.
+    """
+
+    def __init__(self, search: Search, *, min_score: float, knows_turns: bool = False) -> None:
+        self.search, self.min_score, self.knows_turns = search, min_score, knows_turns
+
+    def __call__(self, image: np.ndarray) -> list[Detection]:
+        height, width = image.shape[:2]
+        small, factor = self._scaled(image)
+        found = self._found(small, factor, self.min_score)
+        if not found:
+            least = min(1.0, self.min_score + SURER)
+            tries = [self._quarter(small, turns, factor, least) for turns in (1, 3, 2)]
+            found = max(tries, key=lambda faces: sum(face[0] for face in faces))
+        elif not self.knows_turns and (turns := self._way_up(image, found)):
+            found = self._quarter(small, turns, factor, self.min_score) or found
+        faces = []
+        for score, corners, points in found:
+            low, high = np.maximum(corners.round(), 0), np.minimum(corners.round(), [width, height])
+            box: Box = (int(low[0, 0]), int(low[0, 1]), int(high[1, 0]), int(high[1, 1]))
+            if box[2] > box[0] and box[3] > box[1]:
+                faces.append(self._upright(image, Detection(box, score, points)))
+        return sorted(faces, key=lambda face: (face[0][2] - face[0][0]) * (face[0][3] - face[0][1]), reverse=True)
+
+    @staticmethod
+    def _scaled(image: np.ndarray, sides: tuple[int, int] = DETECTION_SIDE) -> tuple[np.ndarray, float]:
+        height, width = image.shape[:2]
+        longest = max(height, width)
+        factor = min(max(longest, sides[0]), sides[1]) / longest
+        if factor == 1:
+            return image, factor
+        small = max(1, round(width * factor)), max(1, round(height * factor))
+        return cv2.resize(image, small, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR), factor
+
+    def _found(self, small: np.ndarray, factor: float, least: float) -> list[_Row]:
+        """Returns [(score, corners (2, 2), points (5, 2))] in pixels of the picture that was scaled by ``factor``."""
+        rows = self.search(np.ascontiguousarray(small[:, :, ::-1]))
+        found = []
+        for row in rows[rows[:, 0] > 100 * least].astype(np.float64):
+            corners = np.stack([row[1:3], row[1:3] + row[3:5]]) / factor
+            found.append((float(row[0]) / 100, corners, row[5:15].reshape(5, 2) / factor))
+        return found
+
+    def _quarter(self, small: np.ndarray, turns: int, factor: float, least: float) -> list[_Row]:
+        """Returns what ``_found`` finds in the picture turned by quarters, where it lies in the picture as it is."""
+        height, width = small.shape[0] / factor, small.shape[1] / factor
+        faces = []
+        for score, corners, points in self._found(np.rot90(small, turns), factor, least):
+            ends = turned_back(corners, turns, width=width, height=height)
+            points = turned_back(points, turns, width=width, height=height)
+            faces.append((score, np.stack([ends.min(0), ends.max(0)]), points))
+        return faces
+
+    def _way_up(self, image: np.ndarray, found: list[_Row]) -> int:
+        """Returns by how many quarters ``np.rot90`` brings the largest faces upright, by the scores they then have."""
+        scores = np.zeros(4)
+        told = [face for face in found if eyes_tell(face[2], face[1].ravel().tolist())]
+        largest = sorted(told, key=lambda face: float((face[1][1] - face[1][0]).prod()), reverse=True)[:ASKED]
+        for _, corners, _ in largest:
+            window = square_around(corners.ravel().tolist(), scale=2)
+            patch, factor = self._scaled(cut(image, window), (LOOK_AGAIN, LOOK_AGAIN))
+            for turns in range(4):
+                near = [score for score, seen, _ in self._found(np.rot90(patch, turns), factor, 0.3)
+                        if np.abs(seen.mean(0) * factor / LOOK_AGAIN - 0.5).max() < 0.15]  # fmt: skip
+                scores[turns] += max(near, default=0.0)
+        best = int(scores.argmax())
+        return best if scores[best] > scores[0] + CLEARLY * len(largest) else 0
+
+    def _upright(self, image: np.ndarray, face: Detection) -> Detection:
+        """Returns the face with its turn; a leaning one is looked for once more, upright, and has that box."""
+        (box, score), points = face, face.points
+        assert points is not None
+        turn = turn_of(points, box)
+        if turn % 90 == 0:  # the square around the box is that of the upright face
+            return Detection(box, score, points, turn=turn)
+        middle, side = np.array([box[0] + box[2], box[1] + box[3]]) / 2, max(box[2] - box[0], box[3] - box[1])
+        window = square_around(box, scale=2)
+        patch, factor = self._scaled(cut_turned(image, window, turn), (LOOK_AGAIN, LOOK_AGAIN))
+        half = (window[2] - window[0]) / 2
+        again = [
+            (corners.mean(0) - half, (corners[1] - corners[0]) / 2)
+            for _, corners, seen in self._found(patch, factor, self.min_score)
+            if np.abs(corners.mean(0) - half).max() < side / 4 and not turn_of(seen, corners.ravel().tolist())
+        ]
+        if not again:
+            reach = np.full(2, side / 2)
+        else:
+            shift, reach = min(again, key=lambda entry: float(np.abs(entry[0]).max()))
+            angle = np.deg2rad(turn)
+            middle = middle + np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) @ shift
+        low, high = (middle - reach).round(), (middle + reach).round()
+        upright = (int(low[0]), int(low[1]), int(high[0]), int(high[1]))
+        return Detection(box, score, points, turn=turn, upright=upright)
+
+
+def face_detector(*, min_score: float = 0.6) -> Callable[[np.ndarray], list[Detection]]:
+    """Returns a function from RGB uint8 (H, W, 3) to [``Detection``], pairs (box, score), largest face first.
 
     libfacedetection (package yuface) where it is installed; it has wheels for Python 3.11 on x86-64 Linux and Windows
     alone. Elsewhere YuNet, whose file the user brings (``find_yunet``).
@@ -96,21 +231,4 @@ def face_detector(*, min_score: float = 0.6) -> Callable[[np.ndarray], list[tupl
                 "with detect_faces=False (--no-faces)"
             ) from None
         search = yunet_search(weights)
-
-    def detect(image: np.ndarray) -> list[tuple[Box, float]]:
-        height, width = image.shape[:2]
-        longest = max(height, width)
-        factor = min(max(longest, DETECTION_SIDE[0]), DETECTION_SIDE[1]) / longest
-        if factor != 1:
-            small = max(1, round(width * factor)), max(1, round(height * factor))
-            image = cv2.resize(image, small, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR)
-        rows = search(np.ascontiguousarray(image[:, :, ::-1]))
-        found = []
-        for score, x, y, w, h in rows[rows[:, 0] > 100 * min_score, :5].tolist():
-            corners = [round(value / factor) for value in (x, y, x + w, y + h)]
-            box = (max(0, corners[0]), max(0, corners[1]), min(width, corners[2]), min(height, corners[3]))
-            if box[2] > box[0] and box[3] > box[1]:
-                found.append((box, score / 100))
-        return sorted(found, key=lambda face: (face[0][2] - face[0][0]) * (face[0][3] - face[0][1]), reverse=True)
-
-    return detect
+    return FaceDetector(search, min_score=min_score)

@@ -22,7 +22,7 @@ from vea.data.views.pictures import ImageLike, is_single, read_image, read_view
 from vea.data.views.views import Views
 from vea.distributed.runtime import compute_device
 from vea.errors import RunError, VeaError
-from vea.faces.detect import Box, face_detector
+from vea.faces.detect import Box, Detection, face_detector
 from vea.faces.video import is_video
 from vea.inference.results import Attribute, Face, Prediction
 from vea.tasks.recognise import RecogniseTask
@@ -66,7 +66,7 @@ class Predictor:
         self._view = Views(task.config.augment, seed=0, channels=task.config.model.channels, train=False)
         if task.config.augment.region == "head":
             say_once("the model was trained on heads, found by boxes of persons; here it looks at whole pictures")
-        self._detect: Callable[[np.ndarray], list[tuple[Box, float]]] | None = None
+        self._detect: Callable[[np.ndarray], list[Detection]] | None = None
 
     @torch.inference_mode()
     def outputs(self, crops: Sequence[np.ndarray], *, batch_size: int = 64) -> dict[str, np.ndarray]:
@@ -120,6 +120,7 @@ class Predictor:
         *,
         every: int = 1,
         smoothing: bool = True,
+        thumbnails: bool = False,
         detect_faces: bool = True,
         batch_size: int = 32,
         urls: bool = False,
@@ -135,6 +136,7 @@ class Predictor:
                 frame.
             every: of a video, look at each ``every``-th frame only.
             smoothing: of a video, let the neighbouring frames decide with; False: each frame alone.
+            thumbnails: of a video, give each row a small picture of its face.
             detect_faces: of images, see ``predict``.
             batch_size: images or crops that are classified together.
             urls: of images, True fetches ``http(s)://`` addresses.
@@ -145,7 +147,13 @@ class Predictor:
         if is_video(source):
             from vea.inference.video import track
 
-            return track(cast("str | Path | int", source), predictor=self, every=every, smoothing=smoothing)
+            return track(
+                cast("str | Path | int", source),
+                predictor=self,
+                every=every,
+                smoothing=smoothing,
+                thumbnails=thumbnails,
+            )
         several = cast("Iterable[ImageLike]", [source] if is_single(source) else source)
         return self._pictures(several, detect_faces=detect_faces, batch_size=batch_size, urls=urls)
 
@@ -159,7 +167,7 @@ class Predictor:
                 if detect_faces and self.reads_faces:
                     array = read_image(image, urls=urls)
                     faces = self._faces(array)
-                    crops += [self._view.face(array, box) for box, _ in faces]
+                    crops += [self._crop(array, face) for face in faces]
                     waiting.append(faces)
                     del array  # not kept while the caller works on what is yielded
                 else:  # as in evaluation
@@ -176,6 +184,11 @@ class Predictor:
         if self._detect is None:
             self._detect = face_detector()
         return self._detect(array)
+
+    def _crop(self, array: np.ndarray, face: tuple[Box, float]) -> np.ndarray:
+        if isinstance(face, Detection):
+            return self._view.face(array, face.upright, turn=face.turn)
+        return self._view.face(array, face[0])
 
     def _classified(
         self, waiting: list[list[tuple[Box, float]] | VeaError | None], crops: list[np.ndarray]

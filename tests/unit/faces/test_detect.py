@@ -7,11 +7,14 @@ import sys
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from vea.data.views.geometry import square_around
 from vea.data.views.pictures import read_image
 from vea.errors import VeaError
-from vea.faces.detect import face_detector, find_yunet
+from vea.faces.align import cut_turned
+from vea.faces.detect import FaceDetector, face_detector, find_yunet
 
 DATA = Path(os.environ.get("VEA_DATA", "/nowhere"))
 
@@ -46,3 +49,45 @@ def test_yunet_stands_in_for_yuface(monkeypatch, name, faces):
     if find_yunet() is None:
         pytest.skip("no YuNet file in VEA_DATA/weights")
     assert len(face_detector()(read_image(DATA / "people_samples/images" / name))) == faces
+
+
+def fake_search(image):
+    """Finds a face where the top left corner is white, upright alone: the points lie as those of an upright face."""
+    rows = np.zeros((int(image[:8, :8].mean() > 200), 16))
+    rows[:, :5] = [90, 20, 10, 40, 50]
+    rows[:, 5:15] = [30, 25, 50, 25, 40, 35, 32, 50, 48, 50]
+    return rows
+
+
+@pytest.mark.parametrize("quarters", [0, 1, 2, 3])
+def test_quarter_turns_are_tried_where_nothing_is_found(quarters):
+    upright = np.zeros((320, 400, 3), np.uint8)
+    upright[:8, :8] = 255
+    image = np.ascontiguousarray(np.rot90(upright, quarters))
+    ((box, score),) = faces = FaceDetector(fake_search, min_score=0.6)(image)
+    assert score == 0.9 and (faces[0].turn + 90 * quarters) % 360 == 0
+    window = square_around(box)
+    assert (cut_turned(image, window, faces[0].turn) == cut_turned(upright, square_around((20, 10, 60, 60)), 0)).all()
+    assert FaceDetector(fake_search, min_score=0.8)(image) == ([] if quarters else [((20, 10, 60, 60), 0.9)])
+
+
+PORTRAITS = [f"stock-emotions-{letter}-{number}.jpg" for letter in "ab" for number in range(1, 9)]
+
+
+@pytest.mark.skipif(not DATA.joinpath("people_samples").is_dir(), reason="needs VEA_DATA")
+@pytest.mark.parametrize("quarters", [1, 2, 3])
+@pytest.mark.parametrize("backend", ["yuface", "yunet"])
+def test_turned_portraits_are_found_the_right_way_up(monkeypatch, backend, quarters):
+    if backend == "yunet":
+        monkeypatch.setitem(sys.modules, "yuface", None)
+        if find_yunet() is None:
+            pytest.skip("no YuNet file in VEA_DATA/weights")
+    else:
+        pytest.importorskip("yuface")
+    detect, right = face_detector(), 0
+    for name in PORTRAITS:
+        image = read_image(DATA / "people_samples/images" / name)
+        faces = detect(np.ascontiguousarray(np.rot90(image, quarters)))
+        right += bool(faces) and (faces[0].turn + 90 * quarters) % 360 == 0
+        assert detect(image)[0].turn == 0
+    assert right >= 15

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import cv2
 import numpy as np
 
 from vea.data.sample import Sample
-from vea.data.sources.base import Source, csv_rows, read_csv, require_file
+from vea.data.sources.base import Source, read_csv, read_text, require_file
 from vea.data.sources.fer2013plus import majority_class, multi_target, vote_distribution
 from vea.errors import VeaError
 from vea.taxonomy.fields import LabelField
@@ -51,7 +53,7 @@ class Fer2013Csv(Source):
         path = root / "fer2013new.csv"
         if not path.is_file():
             return [None] * rows
-        table = [row for _, row in csv_rows(path)][1:]
+        table = [row for row in csv.reader(io.StringIO(read_text(path), newline="")) if any(row)][1:]
         if len(table) != rows:
             raise VeaError(
                 f"{path} has {len(table)} rows and {self._table(root).name} {rows}; they must belong together row "

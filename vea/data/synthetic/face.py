@@ -165,6 +165,7 @@ def _draw_face(
     _draw_mouth(c, head, au)
 
 
+_UNITS = ("AU1", "AU2", "AU4", "AU5", "AU6", "AU7", "AU9", "AU12", "AU15", "AU20", "AU23", "AU25", "AU26")
 _REST = ((1.22, 2.3), (1.25, 3.2))  # elbow and hand of an arm that hangs
 _ARMS: dict[str | None, tuple[tuple[tuple[float, float], ...], ...]] = {  # (elbow, hand), right then left arm
     None: (_REST, _REST),
@@ -224,3 +225,30 @@ def _draw_person(c: _Canvas, plan: _Plan, rng: np.random.Generator) -> None:
             head.upright([(first * 0.14, 1.56), (first * 0.38, 1.56), (first * 0.38, 1.98), (first * 0.14, 1.98)]),
             (150, 210, 250),
         )
+
+
+@dataclass(frozen=True)
+class Portrait:
+    """A drawn face: ``image`` (S, S, 3) uint8, ``box`` (x0, y0, x1, y1) and ``points`` (5, 2) in pixels.
+
+    Points: the eye on the left of the picture, on the right, the tip of the nose, the mouth's left and right corner.
+    """
+
+    image: np.ndarray
+    box: tuple[float, float, float, float]
+    points: np.ndarray
+
+
+def draw_portrait(rng: np.random.Generator, *, size: int) -> Portrait:
+    """Returns a drawn face of random looks and action units that fills most of a picture of ``size`` pixels."""
+    canvas = _Canvas(size)
+    canvas.rectangle(0, 0, 1, 1, _vary(_PAINTS[rng.integers(len(_PAINTS))], rng, 30))
+    head = _Head(x=0.5, y=0.52, half=float(rng.uniform(0.36, 0.42)), tilt=float(rng.normal(0, 0.1)))
+    units = {unit: int(rng.integers(6)) for unit in _UNITS if rng.random() < 0.35}
+    skin, hair = (palette[rng.integers(5)] for palette in (_SKINS, _HAIRS))
+    iris: Color = ((70, 45, 25), (50, 90, 140), (60, 110, 70))[rng.integers(3)]
+    _draw_face(canvas, head, units, skin=skin, hair=hair, style=int(rng.integers(3)), iris=iris)
+    outline = head.at(_oval(0, 0.13, 0.76, 0.87)) * size
+    (x0, y0), (x1, y1) = outline.min(0), outline.max(0)
+    points = head.at([(-0.33, -0.2), (0.33, -0.2), (0.0, 0.17), (-0.27, 0.52), (0.27, 0.52)]) * size
+    return Portrait(canvas.pixels, (float(x0), float(y0), float(x1), float(y1)), points)

@@ -17,7 +17,7 @@ from vea.data.views.colour import _colour_changes, _rand_augment, _with_global_s
 from vea.data.views.decode import Encoded
 from vea.data.views.geometry import (
     crop_resize,
-    cut,
+    cut_turned,
     eval_window,
     random_resized_window,
     scale_for,
@@ -78,9 +78,14 @@ class Views:
             return pixels, windows
         return pixels, [scaled_window(window, width=image.width, image=pixels) for window in windows]
 
-    def face(self, image: np.ndarray, box: Sequence[float], *, key: str = "", pass_number: int = 0) -> np.ndarray:
-        """Returns the view of the face in ``box``, uint8 (S, S, C): that of the square around it as a picture."""
-        return self.one(cut(image, square_around(box)), key=key, pass_number=pass_number)
+    def face(
+        self, image: np.ndarray, box: Sequence[float], *, turn: float = 0.0, key: str = "", pass_number: int = 0
+    ) -> np.ndarray:
+        """Returns the view of the face in ``box``, uint8 (S, S, C): that of the square around it as a picture.
+
+        A face that is turned by ``turn`` degrees (clockwise) is turned back about the middle of ``box``.
+        """
+        return self.one(cut_turned(image, square_around(box), turn), key=key, pass_number=pass_number)
 
     def two(
         self, image: np.ndarray | Encoded, *, boxes: Sequence[Sequence[float]], key: str, pass_number: int = 0
