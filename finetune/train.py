@@ -25,9 +25,9 @@ if __name__ == "__main__":
 from vea.config import FinetuneConfig, config_from_command_line
 from vea.distributed import runtime as vea_runtime
 from vea.errors import command
+from vea.inference.folder import train_on_folder
 from vea.publish.report.page import write_report
 from vea.training.finetune import fine_tune
-from vea.training.folder import train_on_folder
 
 
 def own_folder(argv: list[str]) -> None:

@@ -25,17 +25,18 @@ from vea.data.sample import Sample
 from vea.data.shards.plan import write_dataset
 from vea.data.shards.writer import Records, Skipped
 from vea.data.views.formats import passed_over
-from vea.data.views.geometry import cut, square_around
+from vea.data.views.geometry import cut_turned, square_around
 from vea.data.views.pictures import read_image
 from vea.distributed import runtime as vea_runtime
 from vea.errors import VeaError
-from vea.faces.detect import Box, face_detector
+from vea.faces.detect import Box, Detection, face_detector
+from vea.inference.evaluate import collect
 from vea.storage.atomic import write_text
 from vea.tasks.saved import open_model
 from vea.taxonomy.fields import LabelField
-from vea.training.evaluation import collect, evaluation_record, write_evaluation
 from vea.training.finetune import fine_tune
 
+Face = tuple[Box, float]  # the square's box and the degrees by which the face is turned, as ``predict`` cuts it
 Region = Literal["auto", "face", "scene"]
 LOOKED_AT = 60  # pictures whose faces decide what `auto` means
 LARGEST_FACE = 512  # pixels a side from which a cut face is stored at half, a third, ... of its size
@@ -106,7 +107,7 @@ def _counted(labels: Sequence[str]) -> str:
 # ------------------------------------------------------------------------------------------------------------ pictures
 
 
-def _detector(region: Region, say: Callable[[str], None]) -> Callable[[np.ndarray], list[tuple[Box, float]]] | None:
+def _detector(region: Region, say: Callable[[str], None]) -> Callable[[np.ndarray], list[Detection]] | None:
     if region == "scene":
         return None
     try:
@@ -120,7 +121,7 @@ def _detector(region: Region, say: Callable[[str], None]) -> Callable[[np.ndarra
 
 def _looked_at(
     found: Sequence[tuple[str, Path]], region: Region, say: Callable[[str], None]
-) -> tuple[list[Picture], dict[Path, Box], Literal["face", "scene"], list[tuple[Path, str]]]:
+) -> tuple[list[Picture], dict[Path, Face], Literal["face", "scene"], list[tuple[Path, str]]]:
     """Returns the readable pictures, the largest face of each, the region, and what is left out with the reason."""
     detect = _detector(region, say)
     if detect is not None and region == "auto":
@@ -131,7 +132,7 @@ def _looked_at(
         detect = detect if many else None
     kind: Literal["face", "scene"] = "scene" if detect is None else "face"
     pictures: list[Picture] = []
-    boxes: dict[Path, Box] = {}
+    boxes: dict[Path, Face] = {}
     lost: list[tuple[Path, str]] = []
     for label, path in found:
         try:
@@ -144,7 +145,7 @@ def _looked_at(
             if not faces:
                 lost.append((path, "no face was found"))
                 continue
-            boxes[path] = faces[0][0]
+            boxes[path] = faces[0].upright, faces[0].turn
         pictures.append(look_at(path, label, image))
     return pictures, boxes, kind, lost
 
@@ -156,14 +157,14 @@ def _read(path: Path) -> np.ndarray | None:
         return None
 
 
-def _stored(picture: Picture, box: Box | None) -> tuple[bytes, str]:
+def _stored(picture: Picture, face: Face | None) -> tuple[bytes, str]:
     """Returns the encoded picture and its extension: its file as it is, or without loss what ``predict`` cuts out."""
     data = picture.path.read_bytes()
-    if box is None and data[:3] == b"\xff\xd8\xff":
+    if face is None and data[:3] == b"\xff\xd8\xff":
         return data, "jpg"
     image = read_image(data)
-    if box is not None:
-        image = cut(image, square_around(box))
+    if face is not None:
+        image = cut_turned(image, square_around(face[0]), face[1])
         factor = max(1, image.shape[0] // (LARGEST_FACE // 2))
         if image.shape[0] >= LARGEST_FACE:
             side = round(image.shape[0] / factor)
@@ -172,7 +173,7 @@ def _stored(picture: Picture, box: Box | None) -> tuple[bytes, str]:
 
 
 def _prepare(
-    folder: Path, run: Path, parts: dict[str, list[Picture]], boxes: dict[Path, Box], *, kind: str, classes: list[str]
+    folder: Path, run: Path, parts: dict[str, list[Picture]], boxes: dict[Path, Face], *, kind: str, classes: list[str]
 ) -> None:
     """Writes the prepared set ``run/data``; one of the same pictures that is there already is kept."""
     field = "expression" if kind == "face" else "emotion"
@@ -281,8 +282,16 @@ def _trained(config: RecogniseConfig, run: Path, say: Callable[[str], None]) -> 
                 eval_loader(config, views="classify", refs=refs, batch_size=64, rank=0, world_size=1),
                 runtime,
             )
-            record = evaluation_record(metrics, refs, split="test", weights="best", state=model.state, flip=False)
-            write_evaluation(file, record)
+            record = {
+                "format": 1,
+                "flip": False,
+                "split": "test",
+                "data": [ref.path for ref in refs],
+                "synthetic": False,
+                "weights": {"kind": "best", "step": model.state.get("step"), "best": model.state.get("best")},
+                **metrics.report(),
+            }
+            write_text(file, json.dumps(record, ensure_ascii=False, separators=(",", ":")))
     finally:
         vea_runtime.stop()
     record = json.loads(file.read_text(encoding="utf-8"))

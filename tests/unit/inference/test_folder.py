@@ -14,8 +14,8 @@ from PIL import Image
 from vea.data.class_folders import divide, find_pictures, look_at
 from vea.data.shards.reader import ShardReader
 from vea.errors import VeaError
+from vea.inference.folder import sized_config, train_on_folder
 from vea.inference.predict import load
-from vea.training.folder import sized_config, train_on_folder
 
 ROOT = Path(__file__).resolve().parents[3]
 COLOURS = {"red things": (200, 40, 40), "green": (40, 180, 60), "blue": (40, 60, 200)}
