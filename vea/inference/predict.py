@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from vea.data.views.decode import say_once
-from vea.data.views.pictures import ImageLike, is_single, read_image
+from vea.data.views.pictures import ImageLike, is_single, read_image, read_view
 from vea.data.views.views import Views
 from vea.distributed.runtime import compute_device
 from vea.errors import RunError, VeaError
@@ -164,17 +164,17 @@ class Predictor:
         crops: list[np.ndarray] = []
         for image in images:
             try:
-                array = read_image(image, urls=urls)
+                if detect_faces and self.reads_faces:
+                    array = read_image(image, urls=urls)
+                    faces = self._faces(array)
+                    crops += [self._crop(array, face) for face in faces]
+                    waiting.append(faces)
+                    del array  # not kept while the caller works on what is yielded
+                else:  # as in evaluation
+                    crops.append(read_view(image, self._view.scene, urls=urls))
+                    waiting.append(None)
             except VeaError as error:
                 waiting.append(error)
-            else:
-                faces = self._faces(array) if detect_faces and self.reads_faces else None
-                if faces is None:
-                    crops.append(self._view.one(array, key=""))  # as in evaluation
-                else:
-                    crops += [self._crop(array, face) for face in faces]
-                waiting.append(faces)
-                del array  # not kept while the caller works on what is yielded
             if max(len(waiting), len(crops)) >= batch_size:
                 yield from self._classified(waiting, crops)
                 waiting, crops = [], []
