@@ -1,4 +1,5 @@
 # make demo: the whole thread on drawn data, a few minutes on two cores.   make test: lint, types and every test.
+# make docs: the documentation site in site/; open site/index.html.
 # Nothing is written outside this folder (pip's own download cache excepted).
 
 SHELL := /bin/bash
@@ -26,7 +27,7 @@ export XDG_CONFIG_HOME := $(CACHE)/xdg/config
 export XDG_DATA_HOME := $(CACHE)/xdg/data
 export NO_ALBUMENTATIONS_UPDATE := 1
 
-.PHONY: setup demo lint test clean
+.PHONY: setup demo lint test docs clean
 .DEFAULT_GOAL := setup
 
 setup: $(STAMP)
@@ -53,7 +54,12 @@ lint: setup
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --basetemp=$(CACHE)/pytest $(PYTEST_ARGS)
 
+# Links are strict: one that leads nowhere ends the build. The site needs no network.
+docs: setup
+	@$(BIN)/python -c 'import mkdocs, material, mkdocstrings' 2>/dev/null || env -u XDG_CACHE_HOME -u XDG_CONFIG_HOME -u XDG_DATA_HOME $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
 # Caches and build leftovers; data/, runs/ and .venv/ stay.
 clean:
-	rm -rf .cache .pytest_cache .mypy_cache .ruff_cache build dist vea.egg-info
+	rm -rf .cache .pytest_cache .mypy_cache .ruff_cache build dist site vea.egg-info
 	find . -path ./.venv -prune -o -name __pycache__ -type d -exec rm -rf {} +

@@ -53,6 +53,7 @@ from vea.data.sample import Sample
 from vea.data.shards.plan import write_dataset
 from vea.data.shards.reader import ShardReader
 from vea.errors import RunError, VeaError, command
+from vea.tasks.items import item_spec
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SIZE, BATCH = 224, 64
@@ -180,7 +181,7 @@ def _vea_batches(folder: Path, count: int, workers: int) -> Iterator[dict[str, A
         augment=AugmentConfig(image_size=SIZE),
     )
     return train_loader(
-        config, views="pretrain", start_step=0, stop_step=-(-count // BATCH), micro_batch=BATCH, rank=0, world_size=1
+        config, item_spec(config), start_step=0, stop_step=-(-count // BATCH), micro_batch=BATCH, rank=0, world_size=1
     )
 
 
@@ -231,7 +232,7 @@ def seconds_to_first_batch(folder: Path, workers: int, step: int) -> float:
         augment=AugmentConfig(image_size=SIZE),
     )
     start = time.perf_counter()
-    batches = train_loader(config, views="pretrain", start_step=step, micro_batch=BATCH, rank=0, world_size=1)
+    batches = train_loader(config, item_spec(config), start_step=step, micro_batch=BATCH, rank=0, world_size=1)
     next(batches)
     seconds = time.perf_counter() - start
     batches.close()
@@ -271,7 +272,7 @@ def soak(count: int, *, data: str, size: int, workers: int, path: Path | None) -
     seen: list[float] = []
     start = time.perf_counter()
     batches = train_loader(
-        config, views="pretrain", start_step=0, stop_step=steps, micro_batch=BATCH, rank=0, world_size=1
+        config, item_spec(config), start_step=0, stop_step=steps, micro_batch=BATCH, rank=0, world_size=1
     )
     for step, _ in enumerate(batches, start=1):
         if step % max(1, steps // 100) == 0:

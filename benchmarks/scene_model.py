@@ -28,7 +28,7 @@ from safetensors.torch import load_file
 from vea import __version__
 from vea.config import load_config, to_yaml
 from vea.data.shards.reader import ShardReader
-from vea.data.synthetic.drawing import brightness_of, colorfulness_of
+from vea.data.views.appearance import brightness_of, colorfulness_of
 from vea.data.views.decode import decode
 from vea.data.views.views import Views
 from vea.errors import VeaError, command

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -141,3 +144,40 @@ def test_a_page_of_results_is_one_claim(page: Path):
     longest = max((len(re.findall(r"^- ", part, re.MULTILINE)) for part in re.split(r"\n#|\n\n", text)), default=0)
     assert longest <= 5
     assert f"]({page.name})" in (ROOT / "docs/results/README.md").read_text(encoding="utf-8")
+
+
+def test_the_site_builds_with_strict_links_and_needs_no_network(tmp_path: Path):
+    for package in ("mkdocs", "material", "mkdocstrings"):
+        pytest.importorskip(package, reason=f"{package} is not installed: pip install -e '.[docs]'")
+    site = tmp_path / "site"
+    result = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(site)],
+        cwd=ROOT,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    pages = sorted(site.rglob("*.html"))
+    assert {"index.html", "reference.html"} <= {page.name for page in pages}
+    assert "vea.training.engine.fit" in (site / "reference.html").read_text(encoding="utf-8")
+    fetched = {
+        (page.name, address) for page in pages for address in fetched_from_elsewhere(page.read_text(encoding="utf-8"))
+    }
+    assert not fetched
+
+
+def fetched_from_elsewhere(html: str) -> set[str]:
+    """Returns what a browser would load from another host: scripts, pictures, styles and fonts; no links."""
+    found = set(re.findall(r"""<(?:script|img|iframe|source)[^>]*\ssrc=["']?(https?:[^"' >]+)""", html))
+    tags = re.findall(r"<link[^>]*>", html)
+    loaded = [tag for tag in tags if re.search(r"rel=[\"']?(?:stylesheet|preload|icon|preconnect)", tag)]
+    return found | {address for tag in loaded for address in re.findall(r"""href=["']?(https?:[^"' >]+)""", tag)}
+
+
+def test_what_is_fetched_from_elsewhere_is_found():
+    html = (
+        '<link rel="stylesheet" href="https://a.b/c.css"><script src=https://d.e/f.js></script><a href="https://g.h">'
+    )
+    assert fetched_from_elsewhere(html) == {"https://a.b/c.css", "https://d.e/f.js"}

@@ -2,7 +2,7 @@
 
     vea config configs/pretrain/demo.yaml train.steps=10    # the resolved config, every default written out
     vea runs                                                # the runs of runs/ and how far they are
-    vea predict photo.jpg                                   # the expression of every face
+    vea predict photo.jpg                                   # what it evokes, and the expression of every face
 
 A verb's code is imported when the verb is used, so that ``vea --help`` takes no torch.
 """
@@ -54,11 +54,11 @@ VERBS = {
     "leaderboard": Verb("vea.commands.compare:leaderboard", "[DIR]: a table over the evaluated runs below a folder"),
     "instructions": Verb("vea.commands.instructions:main", "SOURCE ... --out FILE: questions that teach a model"),
     "eval": Verb("vea.commands.eval:main", "MODEL TASK[,TASK]: how well a vision-language model reads emotion"),
-    "predict": Verb("vea.commands.predict:main", "FILE|FOLDER ...: expressions of faces, or emotion of pictures"),
+    "predict": Verb("vea.commands.predict:main", "FILE|FOLDER ...: what pictures evoke, expressions of faces"),
     "export": Verb(
         "vea.commands.export:main", "RUN --to onnx|hub|timm --out PATH: a model for others, checked against the run"
     ),
-    "explain": Verb("vea.commands.explain:main", "FILE|FOLDER ... --model RUN: which emotion pictures evoke and why"),
+    "explain": Verb("vea.commands.explain:main", "FILE|FOLDER ...: what pictures evoke and why, with evidence"),
     "serve": Verb("vea.commands.serve:main", "[RUN]: a web page to upload photographs to (pip install 'vea[serve]')"),
     "import-weights": Verb("vea.models.weights:main", "mae|uniemox|timm|dinov2 FILE OUT: published weights as ours"),
 }

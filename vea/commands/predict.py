@@ -1,4 +1,4 @@
-"""``vea predict FILE|FOLDER|GLOB...``: the expression of every face in every picture, or the emotion of pictures.
+"""``vea predict FILE|FOLDER|GLOB...``: what every picture evokes, and the expression of every face in it.
 
 Of videos and of cameras (0, 1 ...): the expression of every face over time, each person a track.
 """
@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from vea.data.views.formats import passed_over
 from vea.data.views.pictures import picture_name
-from vea.errors import RunError, VeaError, command
+from vea.errors import VeaError, command
 
 if TYPE_CHECKING:
-    from vea.inference.predict import Predictor
-    from vea.inference.results import Attribute, Prediction
+    from vea.inference.results import Attribute, Prediction, Scene
 from vea.inference.annotate import annotate
 from vea.inference.files import find_clips, find_files
 
@@ -59,6 +58,26 @@ def record(path: str, prediction: Prediction) -> dict:
     }
 
 
+SCENE_COLUMNS = ["valence", "valence_sd", "arousal", "arousal_sd", "quadrant", "brightness", "colorfulness"]
+
+
+def scene_record(scene: Scene) -> dict:
+    """Returns what a picture evokes for JSON."""
+    numbers = {name: getattr(scene, name) for name in SCENE_COLUMNS}
+    named = {name: round(value, 4) if isinstance(value, float) else value for name, value in numbers.items()}
+    return {**named, "quadrants": _rounded(scene.quadrants)}
+
+
+def scene_line(scene: Scene) -> str:
+    """Returns what a picture evokes in words."""
+    share = scene.quadrants[scene.quadrant]
+    return (
+        f"scene valence {scene.valence:.1f} ± {scene.valence_sd:.1f}, arousal {scene.arousal:.1f} ± "
+        f"{scene.arousal_sd:.1f} (1 to 7), {scene.quadrant} {share:.0%}, brightness {scene.brightness:.1f}, "
+        f"colorfulness {scene.colorfulness:.1f}"
+    )
+
+
 def _cell(found: Attribute | None) -> str:
     if found is None:
         return ""
@@ -75,21 +94,35 @@ def _said(name: str | None, shares: dict[str, float], attributes: dict[str, Attr
 
 
 class Table:
-    """Writes one row per face, or per picture, as text or CSV; labels beside the main one have columns of their own."""
+    """Writes one row per face, or per picture, as text or CSV; labels beside the main one have columns of their own.
+
+    ``scenes`` adds columns, and a row a picture whose ``face`` is "scene"; as text each face has then its own line.
+    """
 
     def __init__(
-        self, stream: TextIO, *, classes: tuple[str, ...], as_csv: bool, target: str = "", others: Sequence[str] = ()
-    ) -> None:
+        self, stream: TextIO, *, classes: tuple[str, ...], as_csv: bool, target: str = "", others: Sequence[str] = (),
+        scenes: bool = False,
+    ) -> None:  # fmt: skip
         self.classes, self.target, self.others = classes, target, list(others)
-        self.stream = stream
+        self.stream, self.scenes = stream, scenes
         self.writer = csv.writer(stream, lineterminator="\n") if as_csv else None
         if self.writer:
             columns = ["file", "face", "x0", "y0", "x1", "y1", "score", "expression", *classes]
-            self.writer.writerow([*columns, *self.others])
+            self.writer.writerow([*columns, *self.others, *(SCENE_COLUMNS if scenes else [])])
 
     def _cells(self, name: str | None, shares: dict[str, float], attributes: dict[str, Attribute]) -> list[str]:
         numbers = [f"{shares[word]:.4f}" if word in shares else "" for word in self.classes]
-        return [name or "", *numbers, *(_cell(attributes.get(label)) for label in self.others)]
+        cells = [name or "", *numbers, *(_cell(attributes.get(label)) for label in self.others)]
+        return cells + [""] * len(SCENE_COLUMNS) * self.scenes
+
+    def write_scene(self, path: str, scene: Scene) -> None:
+        """Writes the row of what a picture evokes."""
+        if self.writer:
+            described = scene_record(scene)
+            blank = [""] * (6 + len(self.classes) + len(self.others))
+            self.writer.writerow([path, "scene", *blank, *(described[name] for name in SCENE_COLUMNS)])
+        else:
+            print(f"{path}: {scene_line(scene)}", file=self.stream)
 
     def write(self, path: str, prediction: Prediction) -> None:
         """Writes a picture's rows; without faces, one row for the picture as a whole."""
@@ -109,62 +142,94 @@ class Table:
         ]
         if not shown:
             shown = [_said(whole, prediction.probabilities, prediction.attributes, target=self.target)]
-        print(f"{path}: {'; '.join(shown) or 'no face found'}", file=self.stream)
+        said = (shown if self.scenes else ["; ".join(shown)]) or ["no face found"]
+        for words in said:
+            print(f"{path}: {words or 'no face found'}", file=self.stream)
 
 
-@command
-def main(argv: list[str]) -> int:
-    """Runs ``vea predict``; returns 1 where a file could not be read, after all others were done."""
+def _arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="vea predict", description=__doc__)
     parser.add_argument("paths", nargs="+", metavar="FILE|FOLDER|GLOB")
-    parser.add_argument("--model", default="expression", help="expression or expression-nano (both ship), a run, a hub")
+    parser.add_argument("--model", help="one model, which ships (expression, expression-nano, scene), or a run or hub "
+                                        "folder; without it scene and expression")  # fmt: skip
+    parser.add_argument("--only", choices=("faces", "scene"), help="of the two models of the default, this one alone")
     parser.add_argument("--target", help="which label of the model to predict")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--no-faces", action="store_true", help="the pictures are face crops: do not search for faces")
     parser.add_argument("--urls", action="store_true", help="fetch pictures named by http(s) addresses")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="one JSON object per picture and line")
-    form.add_argument("--csv", action="store_true", help="one line per face")
-    parser.add_argument("--annotate", type=Path, metavar="DIR", help="write the pictures with boxes and names here")
+    form.add_argument("--csv", action="store_true", help="one line per scene and per face")
+    told = "write the pictures with boxes and names here; of a video a folder or a file (out.mp4)"
+    parser.add_argument("--annotate", type=Path, metavar="DIR", help=told)
     video = parser.add_argument_group("videos and cameras")
     video.add_argument("--every", type=int, default=1, metavar="N", help="look at each N-th frame only")
     video.add_argument("--no-smoothing", action="store_true", help="each frame alone, without its neighbours")
     video.add_argument("--out", type=Path, metavar="FILE", help="write the rows here: .csv, .jsonl or .parquet")
-    arguments = parser.parse_args(argv)
+    video.add_argument("--report", type=Path, metavar="HTML", help="write a page with a timeline and peaks per person")
+    given = parser.parse_args(argv)
+    if given.only and given.model:
+        raise VeaError("--only chooses between the two models of the default; leave out --only or --model")
+    for name in ("no_faces", "target", "annotate"):
+        if given.only == "scene" and getattr(given, name):
+            raise VeaError(f"--{name.replace('_', '-')} is about faces, and --only scene looks for none; leave out one")
+    if given.no_faces and not given.model:  # a face crop is no scene
+        given.only = "faces"
+    return given
 
-    clips, others = find_clips(arguments.paths)
-    if clips:
-        return _videos(arguments, clips, others)
-    return _pictures(arguments)
+
+@command
+def main(argv: list[str]) -> int:
+    """Runs ``vea predict``; returns 1 where a file could not be read, after all others were done."""
+    given = _arguments(argv)
+    clips, others = find_clips(given.paths)
+    return _videos(given, clips, others) if clips else _pictures(given)
 
 
-def _videos(arguments: argparse.Namespace, clips: list[Path | int], others: Sequence[str | Path]) -> int:
+def _videos(given: argparse.Namespace, clips: list[Path | int], others: Sequence[str | Path]) -> int:
     """Runs over videos; returns 1 where one could not be read to its end, after all others were done."""
     if others:
         raise VeaError(f"pictures and videos have different tables: give {clips[0]} and {others[0]} in two calls")
-    refused = {"--no-faces": arguments.no_faces, "--urls": arguments.urls, "--annotate": arguments.annotate}
-    for name in (name for name, given in refused.items() if given):
-        raise VeaError(f"{name} is of pictures, and {clips[0]} is a {'camera' if clips[0] == 0 else 'video'}")
-    if arguments.every < 1:
-        raise VeaError(f"--every {arguments.every} is not a number of frames from 1 on")
+    for name in (name for name in ("no_faces", "urls") if getattr(given, name)):
+        raise VeaError(f"--{name.replace('_', '-')} is of pictures, and {clips[0]} is a video or a camera")
+    if given.only == "scene":
+        raise VeaError(f"--only scene is of pictures, and {clips[0]} is a video or a camera")
+    if given.every < 1:
+        raise VeaError(f"--every {given.every} is not a number of frames from 1 on")
     from vea.faces.video import require_av
+    from vea.inference.clips import Outputs, Reading, read_clips
     from vea.inference.tables import form_of, table, text_table
 
-    if arguments.out:
-        form_of(arguments.out)
+    outputs = Outputs(given.annotate, given.report)
+    outputs.check(clips)
+    if given.out:
+        form_of(given.out)
     if any(isinstance(clip, Path) for clip in clips):
         require_av()
     from vea.inference.predict import load
     from vea.inference.video import columns
 
-    predictor = load(arguments.model, target=arguments.target, device=arguments.device)
+    predictor = load(given.model or "expression", target=given.target, device=given.device)
     names = {"file": str, **columns(predictor)}
-    if arguments.out:
-        with table(arguments.out, names) as write:
-            return _tracked(arguments, clips, predictor, write)
-    if arguments.json or arguments.csv:
-        return _tracked(arguments, clips, predictor, text_table(sys.stdout, "csv" if arguments.csv else "json", names))
-    return _tracked(arguments, clips, predictor, _say)
+
+    def run(write: Callable[[dict[str, Any]], None]) -> Reading:
+        smoothing = not given.no_smoothing
+        return read_clips(clips, predictor, write, every=given.every, smoothing=smoothing, outputs=outputs)
+
+    if given.out:
+        with table(given.out, names) as write:
+            result = run(write)
+    elif given.json or given.csv:
+        result = run(text_table(sys.stdout, "csv" if given.csv else "json", names))
+    else:
+        result = run(_say)
+    for sentence in result.errors:
+        print(f"error: {sentence}", file=sys.stderr)
+    if len(clips) > 1 and result.errors:
+        print(f"{len(result.errors)} of {len(clips)} videos could not be read to their end", file=sys.stderr)
+    if not result.rows and not result.errors:
+        print("no face found", file=sys.stderr)
+    return 1 if result.errors else 0
 
 
 def _say(row: Mapping[str, Any]) -> None:
@@ -173,50 +238,28 @@ def _say(row: Mapping[str, Any]) -> None:
     print(f"{row['file']}: {row['time']:.2f} s, person {row['track']}: {said}", flush=True)
 
 
-def _tracked(
-    arguments: argparse.Namespace, clips: list[Path | int], predictor: Predictor, write: Callable[[dict], None]
-) -> int:
-    broken, count = 0, 0
-    for clip in clips:
-        try:
-            for row in predictor.stream(clip, every=arguments.every, smoothing=not arguments.no_smoothing):
-                write({"file": str(clip), **row.record()})
-                count += 1
-        except RunError:
-            raise
-        except VeaError as error:
-            if len(clips) == 1 and not count:
-                raise
-            print(f"skipped: {error}" if len(clips) > 1 else f"error: {error}", file=sys.stderr)
-            broken += 1
-    if broken == len(clips) and not count:
-        raise RunError(f"none of the {len(clips)} videos could be read")
-    if broken and len(clips) > 1:
-        print(f"{broken} of {len(clips)} videos could not be read to their end", file=sys.stderr)
-    if not count and not broken:
-        print("no face found", file=sys.stderr)
-    return 1 if broken else 0
-
-
-def _pictures(arguments: argparse.Namespace) -> int:
+def _pictures(given: argparse.Namespace) -> int:
     passed: Counter[str] = Counter()
-    files = find_files(arguments.paths, passed=passed)
-    if arguments.out:
-        raise VeaError("--out is of videos; of pictures: --csv or --json, and > FILE")
+    files = find_files(given.paths, passed=passed)
+    for name in (name for name in ("out", "report") if getattr(given, name)):
+        raise VeaError(f"--{name} is of videos; of pictures: --csv or --json, and > FILE")
     if passed:
         print(passed_over(passed), file=sys.stderr)
     from vea.inference.predict import load  # torch: only once the arguments are known to be good
+    from vea.inference.scene import load_scene, look
 
-    predictor = load(arguments.model, target=arguments.target, device=arguments.device)
-    if arguments.annotate:
-        arguments.annotate.mkdir(parents=True, exist_ok=True)
-    others = [name for name in predictor.fields if name != predictor.target or not predictor.classes]
+    scene = None if given.model or given.only == "faces" else load_scene(device=given.device)
+    faces = None if given.only == "scene" else load(given.model or "expression", target=given.target,
+                                                    device=given.device)  # fmt: skip
+    if given.annotate:
+        given.annotate.mkdir(parents=True, exist_ok=True)
     table = None
-    if not arguments.json:
-        columns, target = predictor.classes, predictor.target
-        table = Table(sys.stdout, classes=columns, as_csv=arguments.csv, target=target, others=others)
+    if not given.json:
+        classes, target = (faces.classes, faces.target) if faces else ((), "")
+        others = [name for name in faces.fields if name != target or not classes] if faces else []
+        table = Table(sys.stdout, classes=classes, as_csv=given.csv, target=target, others=others, scenes=bool(scene))
     unreadable = 0
-    results = predictor.stream(files, detect_faces=not arguments.no_faces, urls=arguments.urls)
+    results = look(files, scene=scene, faces=faces, detect_faces=not given.no_faces, urls=given.urls)
     for number, (file, result) in enumerate(zip(files, results), start=1):
         path = picture_name(file)
         if sys.stderr.isatty() and not sys.stdout.isatty():  # never between lines that a person reads
@@ -224,12 +267,18 @@ def _pictures(arguments: argparse.Namespace) -> int:
         if isinstance(result, VeaError):
             print(f"skipped: {result}", file=sys.stderr)
             unreadable += 1
-        elif table is None:
-            print(json.dumps(record(path, result), ensure_ascii=False), flush=True)
+            continue
+        if table is None:
+            whole = {"scene": scene_record(result.scene)} if result.scene else {}
+            told = record(path, result.faces) if result.faces else {"file": path}
+            print(json.dumps(told | whole, ensure_ascii=False), flush=True)
         else:
-            table.write(path, result)
-        if arguments.annotate and not isinstance(result, VeaError):
-            annotate(file, result, folder=arguments.annotate)
+            if result.scene:
+                table.write_scene(path, result.scene)
+            if result.faces:
+                table.write(path, result.faces)
+        if given.annotate and result.faces:
+            annotate(file, result.faces, folder=given.annotate)
     if unreadable:
         print(f"{unreadable} of {len(files)} files could not be read", file=sys.stderr)
     return 1 if unreadable else 0

@@ -95,7 +95,7 @@ def answer(predictor: Predictor, visitors: Visitors, path: str | None) -> tuple[
         (found,) = predictor.predict(image)
     except VeaError as error:
         return (f"**{plain(Path(path).name)}**: {plain(_problem(path, error))}", *nothing)
-    picture = kept(annotated(image, found), "faces.jpg")
+    picture = kept(annotated(image, found.faces), "faces.jpg")
     if not found.probabilities:
         return ("No face was found in this picture.", picture, *nothing[1:])
     name = found.expression or found.emotion

@@ -66,7 +66,7 @@ class Predictor:
         self._view = Views(task.config.augment, seed=0, channels=task.config.model.channels, train=False)
         if task.config.augment.region == "head":
             say_once("the model was trained on heads, found by boxes of persons; here it looks at whole pictures")
-        self._detect: Callable[[np.ndarray], list[tuple[Box, float]]] | None = None
+        self._detect: Callable[[np.ndarray], list[Detection]] | None = None
 
     @torch.inference_mode()
     def outputs(self, crops: Sequence[np.ndarray], *, batch_size: int = 64) -> dict[str, np.ndarray]:
@@ -120,6 +120,7 @@ class Predictor:
         *,
         every: int = 1,
         smoothing: bool = True,
+        thumbnails: bool = False,
         detect_faces: bool = True,
         batch_size: int = 32,
         urls: bool = False,
@@ -135,6 +136,7 @@ class Predictor:
                 frame.
             every: of a video, look at each ``every``-th frame only.
             smoothing: of a video, let the neighbouring frames decide with; False: each frame alone.
+            thumbnails: of a video, give each row a small picture of its face.
             detect_faces: of images, see ``predict``.
             batch_size: images or crops that are classified together.
             urls: of images, True fetches ``http(s)://`` addresses.
@@ -145,7 +147,13 @@ class Predictor:
         if is_video(source):
             from vea.inference.video import track
 
-            return track(cast("str | Path | int", source), predictor=self, every=every, smoothing=smoothing)
+            return track(
+                cast("str | Path | int", source),
+                predictor=self,
+                every=every,
+                smoothing=smoothing,
+                thumbnails=thumbnails,
+            )
         several = cast("Iterable[ImageLike]", [source] if is_single(source) else source)
         return self._pictures(several, detect_faces=detect_faces, batch_size=batch_size, urls=urls)
 
@@ -228,7 +236,8 @@ def load(
 
     Args:
         name_or_dir: ``"expression"``, ``"expression-nano"`` (less exact, a third of the time a face), a run folder of
-            any recipe of finetune/, or a folder that ``vea export`` wrote.
+            any recipe of finetune/, ``"scene"`` (valence and arousal of whole pictures), or a folder that
+            ``vea export`` wrote.
         target: which label is the expression or emotion; by default the first of kind class in the run's ``targets``.
         device: where to compute, e.g. ``"cuda"``.
 

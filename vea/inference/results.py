@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from vea.faces.detect import Box
@@ -64,6 +65,53 @@ class Prediction:
     def arousal(self) -> float | None:
         """How exciting, on the raters' scale; None where the model has no such label."""
         return self.values.get("arousal")
+
+
+MIDPOINT = 4.0  # of the 1 to 7 scales: neither pleasant nor unpleasant, neither arousing nor calm
+QUADRANTS = tuple(f"{pleasure} and {arousal}" for pleasure in ("pleasant", "unpleasant")
+                  for arousal in ("arousing", "calm"))  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a picture as a whole evokes in people who look at it, and how it looks.
+
+    ``valence`` (1 unpleasant to 7 pleasant) and ``arousal`` (1 calm to 7 arousing) are guesses of the mean of many
+    raters; ``valence_sd`` and ``arousal_sd`` are the root mean square error on photographs of new themes.
+    ``brightness`` and ``colorfulness`` are tenths of 0 to 1, EmoSet's bins, measured and not guessed.
+    """
+
+    valence: float
+    arousal: float
+    valence_sd: float
+    arousal_sd: float
+    brightness: float
+    colorfulness: float
+
+    @property
+    def pleasant(self) -> float:
+        """The probability that raters find the picture rather pleasant; the error is taken as normal."""
+        return _above(self.valence, self.valence_sd)
+
+    @property
+    def arousing(self) -> float:
+        """The probability that raters find the picture rather arousing; the error is taken as normal."""
+        return _above(self.arousal, self.arousal_sd)
+
+    @property
+    def quadrants(self) -> dict[str, float]:
+        """The probability of each quadrant; the two errors are taken as independent."""
+        shares = [p * a for p in (self.pleasant, 1 - self.pleasant) for a in (self.arousing, 1 - self.arousing)]
+        return dict(zip(QUADRANTS, shares))
+
+    @property
+    def quadrant(self) -> str:
+        """The quadrant of the plane of valence and arousal in which the guess lies."""
+        return max(self.quadrants, key=self.quadrants.__getitem__)
+
+
+def _above(value: float, sd: float) -> float:
+    return 0.5 * (1 + math.erf((value - MIDPOINT) / (sd * math.sqrt(2))))
 
 
 def _numbers(attributes: dict[str, Attribute]) -> dict[str, float]:

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from vea.errors import VeaError
+from vea.faces.align import crop_square
 from vea.faces.detect import Box
 from vea.faces.tracks import Tracker
 from vea.faces.video import Frame, frames
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 BLOCK = 240  # frames that are recognised and smoothed together
 CONTEXT = 48  # rows of a track before the block that the chain sees again
 LASTS_S = 1.0  # mean seconds that an expression lasts, of the chain
+EVIDENCE_S = 0.3  # frames closer than this err alike, and count as one (docs/results/video.md: measured on a clip)
+THUMBNAIL = 96  # pixels a side
 
 
 @dataclass
@@ -51,6 +54,7 @@ class Row:
     probabilities: dict[str, float]
     raw: dict[str, float]
     values: dict[str, float] = field(default_factory=dict)
+    thumbnail: np.ndarray | None = None  # RGB uint8 (THUMBNAIL, THUMBNAIL, 3), where asked for
 
     def record(self) -> dict[str, Any]:
         """Returns a flat mapping of plain values: a row of CSV, JSON lines, Parquet or a data frame."""
@@ -76,9 +80,16 @@ def lasting(classes: int, *, step_s: float, lasts_s: float = LASTS_S) -> ChainCR
     return chain
 
 
-def smooth(probabilities: np.ndarray, *, step_s: float, lasts_s: float = LASTS_S) -> np.ndarray:
-    """Returns P(class at t | whole series) (T, C) of frame-wise probabilities (T, C), ``step_s`` seconds apart."""
-    logits = torch.from_numpy(np.log(np.clip(probabilities, 1e-6, 1))).float()
+def smooth(
+    probabilities: np.ndarray, *, step_s: float, lasts_s: float = LASTS_S, evidence_s: float = EVIDENCE_S
+) -> np.ndarray:
+    """Returns P(class at t | whole series) (T, C) of frame-wise probabilities (T, C), ``step_s`` seconds apart.
+
+    Frames less than ``evidence_s`` apart share their errors: each counts for its share of that time, or a second of
+    video would look like 25 witnesses. 0: all frames are independent.
+    """
+    weight = min(1.0, step_s / evidence_s) if evidence_s else 1.0
+    logits = weight * torch.from_numpy(np.log(np.clip(probabilities, 1e-6, 1))).float()
     return lasting(probabilities.shape[1], step_s=step_s, lasts_s=lasts_s).marginals(logits).numpy()
 
 
@@ -91,7 +102,12 @@ def columns(predictor: Predictor) -> dict[str, type]:
 
 
 def track(
-    source: str | Path | int, *, predictor: Predictor | None = None, every: int = 1, smoothing: bool = True
+    source: str | Path | int,
+    *,
+    predictor: Predictor | None = None,
+    every: int = 1,
+    smoothing: bool = True,
+    thumbnails: bool = False,
 ) -> Iterator[Row]:
     """Yields one ``Row`` for each face of every ``every``-th frame, in order of time.
 
@@ -100,6 +116,7 @@ def track(
         predictor: of ``vea.load``; by default the expression model that ships.
         every: look at each ``every``-th frame only.
         smoothing: let the chain over each track decide; False: each frame alone.
+        thumbnails: give each row a small picture of its face.
 
     Raises:
         VeaError: the source cannot be read. Rows before a break in the file are yielded first.
@@ -112,13 +129,15 @@ def track(
         raise VeaError(f"{predictor.description} reads whole pictures; tracks are of faces: load an expression model")
     live = str(source).isdigit()
     recent: dict[int, list[Row]] = {}
-    for rows in _blocks(frames(source, every=every), predictor, size=1 if live else BLOCK):
+    for rows in _blocks(frames(source, every=every), predictor, size=1 if live else BLOCK, thumbnails=thumbnails):
         if smoothing and not live:
             _smooth_block(rows, recent)
         yield from rows
 
 
-def _blocks(stream: Iterator[Frame], predictor: Predictor, *, size: int) -> Iterator[list[Row]]:
+def _blocks(
+    stream: Iterator[Frame], predictor: Predictor, *, size: int, thumbnails: bool = False
+) -> Iterator[list[Row]]:
     """Yields the rows of ``size`` frames at a time; an error of the stream comes after the rows before it."""
     tracker = Tracker()
     rows: list[Row] = []
@@ -130,7 +149,10 @@ def _blocks(stream: Iterator[Frame], predictor: Predictor, *, size: int) -> Iter
             frame, broken = None, error
         if frame is not None:
             count += 1
-            rows += _rows_of(frame, predictor, tracker)
+            found = _rows_of(frame, predictor, tracker)
+            for row in found if thumbnails else []:
+                row.thumbnail = crop_square(frame.image, row.box, size=THUMBNAIL)
+            rows += found
         if rows and (frame is None or count % size == 0):
             yield rows
             rows = []

@@ -6,6 +6,7 @@ from vea.metrics.calibration import calibration_scores
 from vea.metrics.captions import caption_scores
 from vea.metrics.choice import choice_scores
 from vea.metrics.classification import ClassificationMetrics, accuracy, balanced_accuracy, macro_f1, recall
+from vea.metrics.empathy import ccc, empathy_scores, score_folders
 from vea.metrics.labelsets import MultilabelMetrics
 from vea.metrics.open_vocabulary import hit_rate, wheel_scores
 from vea.metrics.ratings import human_scores, rating_scores
@@ -26,8 +27,10 @@ __all__ = [
     "bootstrap_interval",
     "calibration_scores",
     "caption_scores",
+    "ccc",
     "choice_scores",
     "concordance",
+    "empathy_scores",
     "fleiss_kappa",
     "hit_rate",
     "human_scores",
@@ -41,6 +44,7 @@ __all__ = [
     "recall",
     "retrieval_recall",
     "rmse",
+    "score_folders",
     "statement_scores",
     "wheel_scores",
 ]

@@ -23,6 +23,7 @@ from vea.models.cnn import build_network
 from vea.models.heads import AttributeHeads, LinearHeads, pool_tokens
 from vea.models.weights import load_encoder
 from vea.tasks.base import Batch, Task
+from vea.tasks.items import LabelItems
 from vea.tasks.recognise_metrics import RecogniseMetrics, scale_value, unscale_value
 from vea.taxonomy.fields import LabelField, check_same_classes
 
@@ -298,6 +299,10 @@ class RecogniseTask(Task):
         return shares
 
     # ------------------------------------------------------------------------------------------- what the engine asks
+
+    def item_spec(self) -> LabelItems:
+        """Returns how a sample becomes a view with its labels and texts."""
+        return LabelItems(self.config, channels=self.config.model.channels)
 
     def new_metrics(self) -> RecogniseMetrics:
         """Returns an empty collector."""

@@ -230,3 +230,38 @@ def test_track_is_a_table_and_keeps_the_rows_before_a_break(tmp_path, monkeypatc
     monkeypatch.setattr(video, "frames", broken)
     with pytest.warns(UserWarning, match="breaks off"):
         assert len(vea.track(clip, model=MODEL)) == 10
+
+
+def test_report_shows_each_person_with_peaks_and_asks_no_server(crossing, tmp_path):
+    page = tmp_path / "new" / "report.html"
+    assert main([str(crossing), "--model", MODEL, "--csv", "--report", str(page)]) == 0
+    text = page.read_text()
+    assert text.count("<svg") == 2 and "Person 1: 0.00 to 2.36 s" in text and "Person 2: 0.4" in text
+    assert "data:image/png;base64," in text and "http://" not in text and "https://" not in text
+
+
+@pytest.mark.parametrize("step", [1, 4])
+def test_annotated_video_has_every_frame_its_time_and_the_boxes(tmp_path, step):
+    times = [0.0, 0.04, 0.08, 0.5, 0.52, 0.9]
+    pictures = one_face(times[:4]) + [(t, np.full((360, 640, 3), 150, np.uint8)) for t in times[4:]]
+    clip, out = encode(tmp_path / "a.mp4", pictures), tmp_path / "b.mp4"
+    assert main([str(clip), "--model", MODEL, "--every", str(step), "--annotate", str(out), "--json"]) == 0
+    from vea.faces.video import frames
+
+    found = list(frames(out))
+    assert [frame.time for frame in found] == pytest.approx(times, abs=0.01)
+    orange = [int(((f.image[..., 0] > 200) & (f.image[..., 2] < 90) & (f.image[..., 1] > 120)).sum()) for f in found]
+    assert all(count > 500 for count in orange[:4]) and not any(orange[4:])
+
+
+def test_outputs_that_cannot_be_written_are_refused_before_anything_is_read(tmp_path, capsys):
+    clip = encode(tmp_path / "a.mp4", one_face([0.0]))
+    before = clip.read_bytes()
+    for options in (["--annotate", str(clip)], ["--annotate", "b.gif"], ["--report", "page.txt"]):
+        assert main([str(clip), "--model", MODEL, *options]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+    other = encode(tmp_path / "c.mp4", one_face([0.0]))
+    assert main([str(clip), str(other), "--model", MODEL, "--annotate", str(tmp_path / "d.mp4")]) == 2
+    assert main([str(clip), str(other), "--model", MODEL, "--annotate", str(tmp_path / "dir")]) == 0
+    assert sorted(path.name for path in (tmp_path / "dir").iterdir()) == ["a.mp4", "c.mp4"]
+    assert clip.read_bytes() == before

@@ -37,14 +37,22 @@ def letters(rows):
 
 
 def test_a_doubtful_frame_is_decided_by_its_neighbours_and_a_lasting_change_is_kept(monkeypatch):
-    pattern = "hhhh?hhh" + "s" * 12
+    pattern = "h" * 25 + "?" + "h" * 24 + "s" * 50
     monkeypatch.setattr(video, "frames", lambda source, every: series(pattern))
     assert letters(video.track("x.mp4", predictor=Reader(), smoothing=False)) == pattern.replace("?", "s")
     rows = list(video.track("x.mp4", predictor=Reader()))
-    assert letters(rows) == "h" * 8 + "s" * 12
+    assert letters(rows) == "h" * 50 + "s" * 50
     assert {row.track for row in rows} == {1}
-    assert rows[4].raw["sad"] > 0.5 > rows[4].probabilities["sad"]
-    assert sum(rows[4].probabilities.values()) == pytest.approx(1, abs=1e-5)
+    assert rows[25].raw["sad"] > 0.5 > rows[25].probabilities["sad"]
+    assert sum(rows[25].probabilities.values()) == pytest.approx(1, abs=1e-5)
+
+
+def test_the_same_frame_again_and_again_is_no_more_sure_than_seen_once_a_while():
+    """25 near-copies a second are not 25 witnesses: the smoothed share does not depend on the rate of the file."""
+    sparse = video.smooth(np.tile([[0.7, 0.3]], (10, 1)), step_s=0.3)
+    dense = video.smooth(np.tile([[0.7, 0.3]], (75, 1)), step_s=0.04)
+    assert sparse[5, 0] == pytest.approx(dense[37, 0], abs=0.02)
+    assert video.smooth(np.tile([[0.7, 0.3]], (75, 1)), step_s=0.04, evidence_s=0)[37, 0] > 0.99 > dense[37, 0]
 
 
 def test_blocks_agree_with_one_pass_and_memory_is_bounded(monkeypatch):

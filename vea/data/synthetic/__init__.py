@@ -1,6 +1,6 @@
 """Small drawn scenes with every label the suite knows: embedded data of the demo, the tests and CI."""
 
-from vea.data.synthetic.drawing import Color, brightness_of, colorfulness_of
+from vea.data.synthetic.drawing import Color
 from vea.data.synthetic.plan import (
     ACTION_UNITS,
     ACTIONS,
@@ -22,8 +22,6 @@ __all__ = [
     "SCENES",
     "TENTHS",
     "Color",
-    "brightness_of",
-    "colorfulness_of",
     "expression_of",
     "expression_scores",
     "numbers",

@@ -343,19 +343,3 @@ def _light(pixels: np.ndarray, *, saturation: float, gain: float) -> np.ndarray:
     grey = (1 - saturation) * gain * np.array([r, g, b])
     matrix = np.tile(grey, (3, 1)) + np.eye(3) * keep
     return cv2.transform(pixels, matrix)  # saturates to 0..255
-
-
-def brightness_of(pixels: np.ndarray) -> float:
-    """Returns the mean grey of an RGB picture over 255: 0 black, 1 white (an approximation of EmoSet's scale)."""
-    return float(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY).mean()) / 255
-
-
-def colorfulness_of(pixels: np.ndarray) -> float:
-    """Returns the colorfulness of an RGB picture (Hasler and Suesstrunk, 2003) over 109, their "extremely colorful".
-
-    An approximation of EmoSet's scale; clipped to 1.
-    """
-    red, green, blue = (pixels[..., channel].astype(np.float32) for channel in range(3))
-    rg, yb = red - green, 0.5 * (red + green) - blue
-    value = math.hypot(float(rg.std()), float(yb.std())) + 0.3 * math.hypot(float(rg.mean()), float(yb.mean()))
-    return min(1.0, value / 109)

@@ -10,10 +10,11 @@ import cv2
 import numpy as np
 
 from vea.data.sample import Sample
-from vea.data.synthetic.drawing import _BACKGROUNDS, _Canvas, _draw_objects, _light, brightness_of, colorfulness_of
+from vea.data.synthetic.drawing import _BACKGROUNDS, _Canvas, _draw_objects, _light
 from vea.data.synthetic.face import _draw_person
 from vea.data.synthetic.plan import ACTION_UNITS, ACTIONS, OBJECTS, SCENES, TENTHS, _emotion, _Plan, _plan, _votes
 from vea.data.synthetic.words import _captions
+from vea.data.views.appearance import brightness_of, colorfulness_of
 from vea.errors import VeaError, did_you_mean
 from vea.taxonomy.emotions import EMOSET_FACE_6, FER2013_7, FERPLUS_8, MIKELS_8
 from vea.taxonomy.fields import LabelField

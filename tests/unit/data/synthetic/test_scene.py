@@ -8,12 +8,11 @@ from vea.data.synthetic import (
     ACTION_UNITS,
     FIELDS,
     PROTOTYPES,
-    brightness_of,
-    colorfulness_of,
     expression_of,
     samples,
     scene,
 )
+from vea.data.views.appearance import brightness_of, colorfulness_of
 from vea.errors import VeaError
 
 
