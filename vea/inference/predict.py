@@ -160,7 +160,7 @@ class Predictor:
     def _pictures(
         self, images: Iterable[ImageLike], *, detect_faces: bool = True, batch_size: int = 32, urls: bool = False
     ) -> Iterator[Prediction | VeaError]:
-        waiting: list[list[tuple[Box, float]] | VeaError | None] = []  # None: the image as a whole
+        waiting: list[list[Detection] | VeaError | None] = []  # None: the image as a whole
         crops: list[np.ndarray] = []
         for image in images:
             try:
@@ -180,7 +180,7 @@ class Predictor:
                 waiting, crops = [], []
         yield from self._classified(waiting, crops)
 
-    def _faces(self, array: np.ndarray) -> list[tuple[Box, float]]:
+    def _faces(self, array: np.ndarray) -> list[Detection]:
         if self._detect is None:
             self._detect = face_detector()
         return self._detect(array)
@@ -191,7 +191,7 @@ class Predictor:
         return self._view.face(array, face[0])
 
     def _classified(
-        self, waiting: list[list[tuple[Box, float]] | VeaError | None], crops: list[np.ndarray]
+        self, waiting: list[list[Detection] | VeaError | None], crops: list[np.ndarray]
     ) -> Iterator[Prediction | VeaError]:
         outputs = self.outputs(crops)
         rows = iter([{name: values[number] for name, values in outputs.items()} for number in range(len(crops))])
