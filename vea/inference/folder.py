@@ -279,8 +279,9 @@ def _trained(config: RecogniseConfig, run: Path, say: Callable[[str], None]) -> 
             refs = [DatasetRef(path=str(run / "data"), split="test")]
             metrics = collect(
                 model.task,
-                eval_loader(config, views="classify", refs=refs, batch_size=64, rank=0, world_size=1),
+                eval_loader(config, model.task.item_spec(), refs=refs, batch_size=64, rank=0, world_size=1),
                 runtime,
+                model.task.new_metrics(),
             )
             record = {
                 "format": 1,
