@@ -48,7 +48,7 @@ def photographs(task: ExplainTask, split: str) -> tuple[Tensor, list[str], list[
     """Returns (mean patch features (N, F), emotions, captions) of a split of OASIS."""
     features, emotions, captions = [], [], []
     refs = [DatasetRef(path=task.config.data.val[0].path, split=split)]
-    for batch in eval_loader(task.config, views="classify", refs=refs, batch_size=32, rank=0, world_size=1):
+    for batch in eval_loader(task.config, task.item_spec(), refs=refs, batch_size=32, rank=0, world_size=1):
         with torch.no_grad():
             rows = task.encode(batch["image"]).float().mean(1)
         for i, pairs in enumerate(task.candidates(batch)):

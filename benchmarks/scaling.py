@@ -68,8 +68,8 @@ def measure_terms(data: str, *, rounds: int) -> dict[str, float]:
     torch.set_num_threads(1)
     task = PretrainTask(config, teacher=load_teacher(config.teacher))  # type: ignore[arg-type]
     optimizer = torch.optim.AdamW([p for p in task.parameters() if p.requires_grad], fused=True)
-    place = {"rank": 0, "world_size": 1, "num_patches": task.num_patches}
-    loader = train_loader(config, views="pretrain", start_step=0, micro_batch=GLOBAL, **place)
+    place = {"rank": 0, "world_size": 1}
+    loader = train_loader(config, task.item_spec(), start_step=0, micro_batch=GLOBAL, **place)
     task(next(loader), step=0)["loss"].backward()
     optimizer.step()
     saving, loading = [], []
@@ -105,8 +105,8 @@ def measure_rank(data: str) -> None:
         task = PretrainTask(config, teacher=load_teacher(config.teacher))  # type: ignore[arg-type]
         optimizer = torch.optim.AdamW([p for p in task.parameters() if p.requires_grad], fused=True)
         model = parallel_model(task, runtime, compiled=False)
-        place = {"rank": runtime.rank, "world_size": world, "num_patches": task.num_patches}
-        loader = train_loader(config, views="pretrain", start_step=0, micro_batch=batch_size // world, **place)
+        place = {"rank": runtime.rank, "world_size": world}
+        loader = train_loader(config, task.item_spec(), start_step=0, micro_batch=batch_size // world, **place)
         batches = [to_device(batch, runtime.device) for batch in itertools.islice(loader, 2)]
         for silent in (False, True) if kind == "weak" else (False,):
             taken = []
@@ -240,7 +240,7 @@ def count(recipe: str) -> Model:
         task = PretrainTask(config, teacher=_Width())  # type: ignore[arg-type]
         images = torch.zeros(2, 3, config.augment.image_size, config.augment.image_size)
         with FlopCounterMode(display=False) as counter:
-            output = task.model(images, images, torch.zeros(2, 2, task.num_patches))
+            output = task.model(images, images, torch.zeros(2, 2, task.model.mim.num_patches))
             (output.reconstruction.mean() + output.gamma.mean()).backward()
     parameters = sum(p.numel() for p in task.parameters() if p.requires_grad)
     return Model(config.name, parameters, CLIP_GFLOP + counter.get_total_flops() / len(images) / 1e9)

@@ -248,7 +248,7 @@ def validate(task: RecogniseTask, config: RecogniseConfig) -> dict[str, float]:
     """Returns the metrics of the validation set."""
     task.eval()
     metrics = task.new_metrics()
-    for batch in eval_loader(config, views="classify", refs=config.data.val, batch_size=256, rank=0, world_size=1):
+    for batch in eval_loader(config, task.item_spec(), refs=config.data.val, batch_size=256, rank=0, world_size=1):
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=config.train.precision == "bf16"):
             metrics.update(task.predict(batch), batch)
     task.train()

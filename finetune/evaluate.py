@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
-from torchmetrics.functional.classification import multilabel_average_precision
 
 from vea.config import DatasetRef, ExplainConfig, RecogniseConfig, load_config
 from vea.data.loading.loader import eval_loader
@@ -26,9 +25,8 @@ from vea.distributed import collectives
 from vea.distributed import runtime as vea_runtime
 from vea.distributed.runtime import Runtime
 from vea.errors import VeaError, command, did_you_mean
-from vea.metrics import ClassificationMetrics, MultilabelMetrics, ValueMetrics
-from vea.metrics.calibration import fit_temperature, reliability, sharpen
-from vea.metrics.corruptions import CORRUPTIONS, STRENGTHS, corrupt_batch
+from vea.inference.evaluate import calibrate, collect, plot_reliability
+from vea.metrics.corruptions import CORRUPTIONS, STRENGTHS
 from vea.metrics.text_emotion import TextEmotionClassifier
 from vea.publish.report.page import write_report
 from vea.storage.atomic import write_text
@@ -39,6 +37,7 @@ from vea.tasks.saved import fields_of
 from vea.taxonomy.fields import LabelField, merged_fields
 from vea.training.engine import to_device
 
+Record = dict[str, Any]  # of an evaluation, as in its JSON
 HEADLINE = ("accuracy", "accuracy_top3", "balanced_accuracy", "macro_f1", "nll", "ece", "mAP", "ccc", "pearson", "rmse")
 
 
@@ -60,127 +59,6 @@ def data_to_evaluate(config: RecogniseConfig | ExplainConfig, *, split: str, dat
         if split not in splits:
             raise VeaError(f"--split: {path} has no split {split!r}{did_you_mean(split, splits)}")
     return [DatasetRef(path=path, split=split) for path in paths]
-
-
-@torch.inference_mode()
-def collect(
-    task: RecogniseTask,
-    batches: Any,
-    runtime: Runtime,
-    *,
-    fields: dict[str, LabelField] | None = None,
-    flip: bool = False,
-    worse: tuple[str, int] | None = None,
-) -> RecogniseMetrics:
-    """Returns the filled collector: ``vea.training.engine.evaluate`` with the predictions kept.
-
-    Args:
-        task: the model.
-        batches: of ``eval_loader``.
-        runtime: device and ranks.
-        fields: the labels to score; None for all of the model's.
-        flip: average the logits with those of the mirrored image (test-time augmentation).
-        worse: (kind, strength) of a corruption of the images.
-    """
-    metrics = RecogniseMetrics(task.fields if fields is None else fields)
-    task.eval()
-    for batch in batches:
-        batch = to_device(batch, runtime.device)
-        if worse:
-            images = corrupt_batch(batch["image"], batch["keys"], kind=worse[0], strength=worse[1])
-            batch = {**batch, "image": images}
-        with runtime.autocast():
-            outputs = task.predict(batch)
-            if flip:
-                mirrored = task.predict({**batch, "image": batch["image"].flip(3)})
-                outputs = {name: (value + mirrored[name]) / 2 for name, value in outputs.items()}
-        metrics.update(outputs, batch)
-    return metrics
-
-
-def blind_score(metrics: ClassificationMetrics | MultilabelMetrics | ValueMetrics) -> dict[str, Any]:
-    """Returns a target's main metric and what it is without a look at the picture: ``{metric, chance, majority}``.
-
-    ``majority`` always names the scored split's own most frequent class (no training split can know a better one).
-    Of label sets both are the mean mAP of 20 shuffles of the predictions: that of few samples is above the prevalence.
-    """
-    if isinstance(metrics, ValueMetrics):
-        return {"metric": "ccc", "chance": 0.0, "majority": 0.0}
-    if isinstance(metrics, MultilabelMetrics):
-        (scores, targets), generator = metrics.gather(), torch.Generator().manual_seed(0)
-        scores, targets = scores[:, targets.any(0)], targets[:, targets.any(0)]  # the classes that occur, as in mAP
-        orders = [torch.randperm(len(scores), generator=generator) for _ in range(20)]
-        blind = sum(
-            float(multilabel_average_precision(scores[order], targets, num_labels=scores.shape[1])) for order in orders
-        ) / len(orders)
-        return {"metric": "mAP", "chance": blind, "majority": blind}
-    counts = metrics.confusion().sum(1)
-    return {
-        "metric": "accuracy",
-        "chance": 1 / len(counts),
-        "majority": float(counts.max() / counts.sum()),
-    }
-
-
-def summarise(metrics: ClassificationMetrics | MultilabelMetrics | ValueMetrics) -> dict[str, Any]:
-    """Returns one target's numbers: metrics, 95 % intervals, and for classes counts and confusion (rows = truth)."""
-    if isinstance(metrics, MultilabelMetrics):
-        return {"samples": len(metrics.gather()[1]), "metrics": metrics.compute(), "intervals": {}}
-    intervals = {name: list(bounds) for name, bounds in metrics.intervals().items()}
-    if isinstance(metrics, ValueMetrics):
-        return {"samples": len(metrics.gather()), "metrics": metrics.compute(), "intervals": intervals}
-    confusion = metrics.confusion()
-    return {
-        "classes": list(metrics.classes),
-        "samples": int(confusion.sum()),
-        "metrics": metrics.compute(),
-        "intervals": intervals,
-        "samples_per_class": confusion.sum(1).tolist(),
-        "confusion": confusion.tolist(),
-    }
-
-
-def calibrate(scored: RecogniseMetrics, val: RecogniseMetrics) -> dict[str, Any]:
-    """Returns {target: temperature fitted on val, the metrics at it, reliability before and after} of class targets."""
-    result = {}
-    for name, metrics in scored.by_target.items():
-        if scored.fields[name].kind not in ("class", "distribution"):
-            continue
-        temperature = fit_temperature(*val.by_target[name].gather())  # type: ignore[arg-type, misc]
-        if temperature is None:
-            print(f"{name}: no temperature calibrates it (its predictions are near chance); left as trained")
-            continue
-        probabilities, targets = metrics.gather()
-        after = sharpen(probabilities, temperature=temperature)
-        cooled = ClassificationMetrics(metrics.classes)  # type: ignore[union-attr]
-        cooled.update(after, targets)
-        before, now = metrics.compute(), cooled.compute()
-        result[name] = {
-            "temperature": temperature,
-            "ece": [before["ece"], now["ece"]],
-            "nll": [before["nll"], now["nll"]],
-            "reliability": [reliability(probabilities, targets), reliability(after, targets)],
-        }
-    return result
-
-
-def plot_reliability(calibration: dict[str, Any], *, path: Path) -> None:
-    """Writes a picture: accuracy over confidence of each class target, as trained and at the fitted temperature."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4 * len(calibration), 4), layout="constrained")
-    for axis, (name, result) in zip(figure.subplots(1, len(calibration), squeeze=False)[0], calibration.items()):
-        axis.plot([0, 1], [0, 1], color="0.7", label="honest")
-        for rows, label, ece in zip(
-            result["reliability"], ("as trained", f"T={result['temperature']:.2f}"), result["ece"]
-        ):
-            axis.plot(
-                [r["confidence"] for r in rows], [r["accuracy"] for r in rows], "o-", label=f"{label}, ECE {ece:.3f}"
-            )
-        axis.set(title=name, xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
-        axis.legend()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
 
 
 def print_tables(target: str, result: dict[str, Any], *, title: str, console: Console) -> None:
@@ -235,61 +113,116 @@ def print_against_blind(
     console.print(table)
 
 
-def evaluate_explanations(
-    run: Path, refs: list[DatasetRef], runtime: vea_runtime.Runtime, *, split: str, beams: int | None
-) -> None:
-    """Scores what a model writes, with and without the right picture before it (the shuffled-image control)."""
+def print_results(report: dict[str, Any], *, title: str) -> None:
+    """Prints every target's tables; of sentences, their scores beside those of sentences on another picture."""
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    for target, result in report["targets"].items():
+        scores = result["metrics"]
+        if any(name.startswith("swapped/") for name in scores):
+            table = Table(title=f"{title}: {result['samples']} pictures")
+            for column in ("score", "the picture", "another picture"):
+                table.add_column(column)
+            for name, value in scores.items():
+                if not name.startswith("swapped/"):
+                    other = scores.get(f"swapped/{name}")
+                    table.add_row(name, f"{value:.4f}", "-" if other is None else f"{other:.4f}")
+            console.print(table)
+        else:
+            print_tables(target, result, title=title, console=console)
+    if "blind" in report:
+        print_against_blind(report["targets"], report["blind"], title=title, console=console)
+    for target, fitted in (report.get("calibration") or {}).items():
+        (ece, ece_after), t = fitted["ece"], fitted["temperature"]
+        console.print(f"{target}: temperature {t:.3f} from val; ECE {ece:.4f} -> {ece_after:.4f}")
+    for target, result in report["targets"].items() if "robustness" in report else ():
+        name = next(name for name in ("accuracy", "mAP", "ccc") if name in result["metrics"])
+        table = Table(title=f"{target}: {name} of worse images, by strength", title_justify="left")
+        for column in ("corruption", *map(str, STRENGTHS)):
+            table.add_column(column)
+        for kind, rows in report["robustness"].items():
+            table.add_row(kind, *(f"{row[f'{target}/{name}']:.4f}" for row in rows))
+        console.print(table)
+
+
+def explanations(given: argparse.Namespace, config: ExplainConfig, refs: list[DatasetRef], runtime: Runtime) -> Record:
+    """Returns what a model writes, with and without the right picture before it (the shuffled-image control)."""
     from vea.inference.explain import load_explainer
 
-    folder = find_weights(run)
+    folder = find_weights(given.run)
     state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-    task = load_explainer(run, device=str(runtime.device))
+    task = load_explainer(given.run, device=str(runtime.device))
     task.control = True
-    if beams is not None:
-        task.config.generate.method, task.config.generate.beams = "beam", beams
-    place = {"rank": runtime.rank, "world_size": runtime.world_size}
-    metrics = task.new_metrics()
-    learned = []
-    for batch in eval_loader(task.config, views="classify", refs=task.config.data.train, batch_size=64, **place):
+    if given.beams is not None:
+        task.config.generate.method, task.config.generate.beams = "beam", given.beams
+    spec, place = task.item_spec(), {"batch_size": 64, "rank": runtime.rank, "world_size": runtime.world_size}
+    metrics, learned = task.new_metrics(), []
+    for batch in eval_loader(task.config, spec, refs=task.config.data.train, **place):
         valid = batch["valid"].tolist()
         learned += [pair for pairs, known in zip(task.candidates(batch), valid) if known for pair in pairs]
     learned = sorted(pair for pairs in collectives.gather_objects(learned) for pair in pairs)
     if len({emotion for emotion, _ in learned}) > 1:
         metrics.judge = TextEmotionClassifier([text for _, text in learned], [emotion for emotion, _ in learned])
-    for batch in eval_loader(task.config, views="classify", refs=refs, batch_size=64, **place):
+    for batch in eval_loader(task.config, spec, refs=refs, **place):
         batch = to_device(batch, runtime.device)
         with torch.no_grad():
             metrics.update(task.predict(batch), batch)
-    scores, records = metrics.compute(), metrics.records()
-    if not runtime.is_main:
-        return
-    table = Table(title=f"{run.name}, {split} of {', '.join(ref.path for ref in refs)}: {len(records)} pictures")
-    for column in ("score", "the picture", "another picture"):
-        table.add_column(column)
-    for name, value in scores.items():
-        if not name.startswith("swapped/"):
-            other = scores.get(f"swapped/{name}")
-            table.add_row(name, f"{value:.4f}", "-" if other is None else f"{other:.4f}")
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
-    record = {
-        "format": 1,
-        "split": split,
-        "data": [ref.path for ref in refs],
-        "synthetic": any(read_index(ref.path).synthetic for ref in refs),
+    return {
         "weights": {"kind": folder.name, "step": state.get("step"), "best": state.get("best")},
         "generate": task.config.generate.model_dump(mode="json"),
-        "targets": {"explanation": {"samples": len(records), "metrics": scores, "intervals": {}}},
-        "predictions": {"keys": [row["key"] for row in records], "explanation": records},
+        **metrics.report(),
     }
-    path = run / f"evaluation_{split}{'' if beams is None else f'_beams{beams}'}.json"
-    write_text(path, json.dumps(record, indent=1, ensure_ascii=False))
-    print(f"wrote {path}")
-    print(f"report: {write_report(run)}")
 
 
-@command
-def main(argv: list[str]) -> None:
-    """Runs the evaluation."""
+def open_recogniser(
+    given: argparse.Namespace, config: RecogniseConfig, refs: list[DatasetRef]
+) -> tuple[RecogniseTask, dict[str, LabelField], dict[str, Any]]:
+    """Returns the task with the weights that are asked for, the labels of it that ``refs`` have, and its state."""
+    wanted = "best" if given.weights == "best" else "final"
+    folder = find_weights(given.run, prefer=wanted)
+    if folder.name != wanted:
+        raise VeaError(f"{given.run} has no {wanted}/ weights yet (it has {folder.name}); let the run finish")
+    weights, state = load_weights(folder, ema=given.weights == "ema")
+    # a model of several data sets is scored on the labels that these sets have
+    there = merged_fields({ref.path: read_index(ref.path).fields for ref in refs}, used=config.targets)
+    scored = {name: there[name] for name in config.targets if name in there}
+    if not scored:
+        name = next(iter(config.targets))
+        near = did_you_mean(name, there)
+        raise VeaError(f"{', '.join(ref.path for ref in refs)}: no label {name!r}{near}; nothing to score")
+    task = RecogniseTask(config, fields={**fields_of(state["task"]), **scored})
+    try:  # the heads' names are the checkpoint's, so data with other names or another order is refused
+        task.check_metadata(state["task"])
+    except VeaError as error:
+        raise VeaError(f"{folder} cannot be evaluated on {', '.join(ref.path for ref in refs)}: {error}") from None
+    task.load_state_dict(weights)
+    config.targets = {name: config.targets[name] for name in scored}  # what the loader reads
+    return task, scored, state
+
+
+def recognition(given: argparse.Namespace, config: RecogniseConfig, refs: list[DatasetRef], runtime: Runtime) -> Record:
+    """Returns every target's numbers and predictions, and what else was asked for."""
+    task, scored, state = open_recogniser(given, config, refs)
+    task.to(runtime.device)
+
+    def pass_over(sets: list[DatasetRef], worse: tuple[str, int] | None = None) -> RecogniseMetrics:
+        batches = eval_loader(config, task.item_spec(), refs=sets, batch_size=given.batch_size,
+                              rank=runtime.rank, world_size=runtime.world_size)  # fmt: skip
+        return collect(task, batches, runtime, RecogniseMetrics(scored), flip=given.flip, worse=worse)
+
+    metrics = pass_over(refs)
+    extra: Record = {"flip": given.flip}
+    if given.calibrate:
+        extra["calibration"] = calibrate(metrics, pass_over(config.data.val))
+    if given.robustness:
+        extra["robustness"] = {
+            kind: [pass_over(refs, (kind, strength)).compute() for strength in STRENGTHS] for kind in CORRUPTIONS
+        }
+    weights = {"kind": given.weights, "step": state.get("step"), "best": state.get("best")}
+    return {**extra, "weights": weights, **metrics.report()}
+
+
+def parsed(argv: list[str]) -> argparse.Namespace:
+    """Returns the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="run folder of finetune/train.py")
     parser.add_argument("--split", required=True)
@@ -305,97 +238,42 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--calibrate", action="store_true", help="temperature fitted on val, reliability plot")
     parser.add_argument("--robustness", action="store_true", help="six corruptions at five strengths: 30 more passes")
     parser.add_argument("--beams", type=int, help="explanations: beam search with this many, not the run's own way")
-    arguments = parser.parse_args(argv)
-    if arguments.batch_size < 1 or (arguments.beams or 1) < 1:
+    given = parser.parse_args(argv)
+    if given.batch_size < 1 or (given.beams is not None and given.beams < 1):
         raise VeaError("--batch-size and --beams must be at least 1")
+    return given
 
-    config = read_run(arguments.run)
-    if arguments.beams and not isinstance(config, ExplainConfig):
-        raise VeaError(f"--beams is for runs that write; {arguments.run} is one of {config.recipe}")
-    if arguments.calibrate and arguments.split == "val" and not arguments.data:
+
+@command
+def main(argv: list[str]) -> None:
+    """Runs the evaluation."""
+    given = parsed(argv)
+    config = read_run(given.run)
+    if given.beams and not isinstance(config, ExplainConfig):
+        raise VeaError(f"--beams is for runs that write; {given.run} is one of {config.recipe}")
+    if given.calibrate and given.split == "val" and not given.data:
         raise VeaError("--calibrate fits the temperature on val; score another split with it, e.g. --split test")
-    refs = data_to_evaluate(config, split=arguments.split, data=arguments.data)
+    refs = data_to_evaluate(config, split=given.split, data=given.data)
     runtime = vea_runtime.start(config.runtime, precision=config.train.precision)
-
     if isinstance(config, ExplainConfig):
-        evaluate_explanations(arguments.run, refs, runtime, split=arguments.split, beams=arguments.beams)
-        vea_runtime.stop()
-        return
-    wanted = "best" if arguments.weights == "best" else "final"
-    folder = find_weights(arguments.run, prefer=wanted)
-    if folder.name != wanted:
-        raise VeaError(f"{arguments.run} has no {wanted}/ weights yet (it has {folder.name}); let the run finish")
-    weights, state = load_weights(folder, ema=arguments.weights == "ema")
-    # a model of several data sets is scored on the labels that these sets have
-    there = merged_fields({ref.path: read_index(ref.path).fields for ref in refs}, used=config.targets)
-    scored = {name: there[name] for name in config.targets if name in there}
-    if not scored:
-        name = next(iter(config.targets))
-        near = did_you_mean(name, there)
-        raise VeaError(f"{', '.join(ref.path for ref in refs)}: no label {name!r}{near}; nothing to score")
-    task = RecogniseTask(config, fields={**fields_of(state["task"]), **scored})
-    try:  # the heads' names are the checkpoint's, so data with other names or another order is refused
-        task.check_metadata(state["task"])
-    except VeaError as error:
-        raise VeaError(f"{folder} cannot be evaluated on {', '.join(ref.path for ref in refs)}: {error}") from None
-    task.load_state_dict(weights)
-    config.targets = {name: config.targets[name] for name in scored}  # what the loader reads
-    task.to(runtime.device)
-
-    def pass_over(sets: list[DatasetRef], worse: tuple[str, int] | None = None) -> RecogniseMetrics:
-        batches = eval_loader(config, views="classify", refs=sets, batch_size=arguments.batch_size,
-                              rank=runtime.rank, world_size=runtime.world_size)  # fmt: skip
-        return collect(task, batches, runtime, fields=scored, flip=arguments.flip, worse=worse)
-
-    metrics = pass_over(refs)
-    extra: dict[str, Any] = {"flip": arguments.flip}
-    if arguments.calibrate:
-        extra["calibration"] = calibrate(metrics, pass_over(config.data.val))
-    if arguments.robustness:
-        extra["robustness"] = {
-            kind: [pass_over(refs, (kind, strength)).compute() for strength in STRENGTHS] for kind in CORRUPTIONS
-        }
-    results = {name: summarise(collector) for name, collector in metrics.by_target.items()}
-    blind = {name: blind_score(collector) for name, collector in metrics.by_target.items()}
-    predictions = metrics.records()
-
+        found = explanations(given, config, refs, runtime)
+    else:
+        found = recognition(given, config, refs, runtime)
     if runtime.is_main:
-        console = Console(width=None if sys.stdout.isatty() else 160)
-        title = f"{arguments.run.name}, {arguments.split} of {', '.join(ref.path for ref in refs)}"
-        for target, result in results.items():
-            print_tables(target, result, title=title, console=console)
-        print_against_blind(results, blind, title=title, console=console)
-        if extra.get("calibration"):
-            plot_reliability(
-                extra["calibration"], path=arguments.run / "pictures" / f"reliability_{arguments.split}.png"
-            )
-            for target, fitted in extra["calibration"].items():
-                (ece, ece_after), t = fitted["ece"], fitted["temperature"]
-                console.print(f"{target}: temperature {t:.3f} from val; ECE {ece:.4f} -> {ece_after:.4f}")
-        if arguments.robustness:
-            for target, result in results.items():
-                name = next(name for name in ("accuracy", "mAP", "ccc") if name in result["metrics"])
-                table = Table(title=f"{target}: {name} of worse images, by strength", title_justify="left")
-                for column in ("corruption", *map(str, STRENGTHS)):
-                    table.add_column(column)
-                for kind, rows in extra["robustness"].items():
-                    table.add_row(kind, *(f"{row[f'{target}/{name}']:.4f}" for row in rows))
-                console.print(table)
+        print_results(found, title=f"{given.run.name}, {given.split} of {', '.join(ref.path for ref in refs)}")
+        if found.get("calibration"):
+            plot_reliability(found["calibration"], path=given.run / "pictures" / f"reliability_{given.split}.png")
         record = {
             "format": 1,
-            **extra,
-            "split": arguments.split,
+            "split": given.split,
             "data": [ref.path for ref in refs],
             "synthetic": any(read_index(ref.path).synthetic for ref in refs),
-            "weights": {"kind": arguments.weights, "step": state.get("step"), "best": state.get("best")},
-            "targets": results,
-            "blind": blind,
-            "predictions": predictions,
+            **found,
         }
-        path = arguments.run / f"evaluation_{arguments.split}.json"
+        path = given.run / f"evaluation_{given.split}{'' if given.beams is None else f'_beams{given.beams}'}.json"
         write_text(path, json.dumps(record, ensure_ascii=False, separators=(",", ":")))
         print(f"wrote {path}")
-        print(f"report: {write_report(arguments.run)}")
+        print(f"report: {write_report(given.run)}")
     vea_runtime.stop()
 
 

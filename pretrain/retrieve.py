@@ -55,8 +55,8 @@ def open_run(run: Path) -> tuple[PretrainConfig, PretrainTask, dict[str, Tensor]
 def embeddings(config: PretrainConfig, task: PretrainTask, refs: list[DatasetRef]) -> dict[str, Tensor]:
     """Returns gamma, image and text (N, D) of every sample with a text, rows of unit length."""
     rows: dict[str, list[Tensor]] = {"gamma": [], "image": [], "text": []}
-    place = {"rank": 0, "world_size": 1, "num_patches": task.num_patches}
-    for batch in eval_loader(config, views="pretrain", refs=refs, batch_size=64, **place):
+    place = {"rank": 0, "world_size": 1}
+    for batch in eval_loader(config, task.item_spec(), refs=refs, batch_size=64, **place):
         found = task.predict(batch)
         image = found["image"] if "image" in found else task.teacher.encode_image(batch["scene"])  # type: ignore[union-attr]
         keep = batch["valid"] & (found["paired"] > 0)

@@ -46,11 +46,11 @@ def main(argv: list[str]) -> None:
         if runtime.is_main:
             print(f"init_from {config.train.init_from}: {loaded}", flush=True)
 
-    place = {"rank": runtime.rank, "world_size": runtime.world_size, "num_patches": task.num_patches}
+    place = {"rank": runtime.rank, "world_size": runtime.world_size}
     validation = partial(
         eval_loader,
         config,
-        views="pretrain",
+        task.item_spec(),
         refs=config.data.val,
         batch_size=min(128, config.data.global_batch_size),
         **place,
@@ -60,7 +60,7 @@ def main(argv: list[str]) -> None:
         config=config,
         runtime=runtime,
         train_batches=lambda start_step, micro_batch: train_loader(
-            config, views="pretrain", start_step=start_step, micro_batch=micro_batch, **place
+            config, task.item_spec(), start_step=start_step, micro_batch=micro_batch, **place
         ),
         eval_batches=validation if config.data.val else None,
     )

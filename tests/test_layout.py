@@ -246,9 +246,6 @@ STILL_LONG = {
     "vea/training/engine.py",
     "vea/training/engine.py fit",
     "vea/training/engine.py _train",
-    "pretrain/probe.py",
-    "finetune/evaluate.py",
-    "finetune/evaluate.py main",
 }
 
 
@@ -278,10 +275,6 @@ def test_what_is_long_is_found():
     assert long_parts(path, ast.parse("x = 1\n"), "x = 1\n") == {}
 
 
-# Tests of no module of their own: what they hold lies in several.
-ACROSS = {"tests/unit/metrics/test_probes.py"}  # of pretrain/probe.py
-
-
 def misplaced(test: Path, *, top: Path, rooms: Path) -> str:
     """Returns what is wrong with the place or the name of a test; it mirrors the module that it tests, or its room."""
     folder = test.parent.relative_to(top)
@@ -299,7 +292,7 @@ def test_unit_tests_mirror_the_rooms():
     tests = sorted(top.rglob("test_*.py"))
     assert len(tests) > 30
     found = {test.relative_to(ROOT).as_posix(): misplaced(test, top=top, rooms=ROOT / "vea") for test in tests}
-    assert not {name: text for name, text in found.items() if text and name not in ACROSS}
+    assert not {name: text for name, text in found.items() if text}
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ from vea.data.shards.reader import ShardReader
 from vea.data.shards.sidecars import Sidecar, check_sidecars
 from vea.errors import RunError, VeaError
 from vea.storage import remote
+from vea.tasks.items import item_spec
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 pytest.importorskip("aiohttp", reason="needs the extra: pip install 'vea[remote]'")
@@ -92,8 +93,8 @@ def server(prepared):
 def batches(path: str, count: int = 4) -> list[tuple[list[str], np.ndarray]]:
     words = ["data.global_batch_size=8", "data.virtual_readers=4", "data.workers=0", "augment.image_size=32"]
     config = load_config(REPOSITORY / "configs" / "pretrain" / "smoke.yaml", [f"data.train.0.path={path}", *words])
-    place = {"start_step": 0, "rank": 0, "world_size": 1, "micro_batch": 8, "num_patches": 16}
-    made = iter(train_loader(config, views="pretrain", **place))
+    place = {"start_step": 0, "rank": 0, "world_size": 1, "micro_batch": 8}
+    made = iter(train_loader(config, item_spec(config), **place))
     return [(batch["keys"], batch["scene"].numpy()) for batch in (next(made) for _ in range(count))]
 
 

@@ -1,4 +1,9 @@
-"""``vea explain``: which emotion pictures evoke and why."""
+"""``vea explain FILE|FOLDER...``: what pictures evoke and why.
+
+vea explain photo.jpg                       # five lines of evidence, each with its component; no language model
+vea explain photo.jpg --respond             # two more: what a kind answer aims at, and one
+vea explain photo.jpg --model runs/mine     # a sentence by a model of finetune/train.py
+"""
 
 from __future__ import annotations
 
@@ -6,11 +11,12 @@ import argparse
 import json
 import sys
 from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
 
 from vea.data.views.formats import passed_over
 from vea.data.views.pictures import read_image
 from vea.errors import VeaError, command, did_you_mean
-from vea.inference.explain import explain, load_explainer
 from vea.inference.files import find_files
 
 
@@ -20,15 +26,49 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="vea explain", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument("paths", nargs="+", help="pictures or folders")
-    parser.add_argument("--model", required=True, help="run folder of finetune/train.py")
-    parser.add_argument("--emotion", help="explain the pictures as this emotion")
+    parser.add_argument(
+        "--model", help="run folder of finetune/train.py that writes a sentence; without it, lines of evidence"
+    )
+    parser.add_argument("--emotion", help="explain the pictures as this emotion; needs --model")
+    parser.add_argument("--respond", action="store_true", help="add a goal and a response to the evidence")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     parser.add_argument("--device", default="cpu")
     given = parser.parse_args(argv)
+    if given.emotion and not given.model:
+        raise VeaError("--emotion is what a model that writes is held to; give one with --model")
+    if given.respond and given.model:
+        raise VeaError("--respond adds to the lines of evidence, and --model writes a sentence; leave out one")
     passed: Counter[str] = Counter()
     files = find_files(given.paths, passed=passed)
     if passed:
         print(passed_over(passed), file=sys.stderr)
+    return _sentences(given, files) if given.model else _evidence(given, files)
+
+
+def _evidence(given: argparse.Namespace, files: Sequence[Path | str]) -> int:
+    from vea.inference.evidence import Chain
+
+    chain, unreadable = Chain(device=given.device), 0
+    for path in files:
+        try:
+            lines = chain.explain(read_image(path), respond=given.respond)
+        except VeaError as error:
+            print(f"skipped: {error}", file=sys.stderr)
+            unreadable += 1
+            continue
+        if given.json:
+            told = {"path": str(path), "lines": [line.record() for line in lines]}
+            print(json.dumps(told, ensure_ascii=False), flush=True)
+            continue
+        print(f"{path}:")
+        for line in lines:
+            print(f"  {line.step:8} {line.text} [{line.component}]", flush=True)
+    return 1 if unreadable else 0
+
+
+def _sentences(given: argparse.Namespace, files: Sequence[Path | str]) -> int:
+    from vea.inference.explain import explain, load_explainer
+
     task = load_explainer(given.model, device=given.device)
     if given.emotion and given.emotion not in task.emotions:
         near = did_you_mean(given.emotion, task.emotions)

@@ -13,6 +13,7 @@ import argparse
 from vea.config import load_config
 from vea.data.loading.loader import train_loader
 from vea.errors import VeaError, command
+from vea.tasks.items import item_spec
 
 
 @command
@@ -41,7 +42,7 @@ def main(argv: list[str]) -> None:
     ranks = [
         train_loader(
             config,
-            views="pretrain" if config.recipe == "pretrain" else "classify",
+            item_spec(config),
             start_step=arguments.start,
             micro_batch=micro_batch,
             rank=rank,

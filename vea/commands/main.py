@@ -58,7 +58,7 @@ VERBS = {
     "export": Verb(
         "vea.commands.export:main", "RUN --to onnx|hub|timm --out PATH: a model for others, checked against the run"
     ),
-    "explain": Verb("vea.commands.explain:main", "FILE|FOLDER ... --model RUN: which emotion pictures evoke and why"),
+    "explain": Verb("vea.commands.explain:main", "FILE|FOLDER ...: what pictures evoke and why, with evidence"),
     "serve": Verb("vea.commands.serve:main", "[RUN]: a web page to upload photographs to (pip install 'vea[serve]')"),
     "import-weights": Verb("vea.models.weights:main", "mae|uniemox|timm|dinov2 FILE OUT: published weights as ours"),
 }

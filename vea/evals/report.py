@@ -12,13 +12,7 @@ from typing import Any
 from vea.data.views.pictures import read_image
 from vea.storage.atomic import write_text
 
-STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1c1c1c}
-table{border-collapse:collapse;margin:.6rem 0}td,th{padding:.2rem .7rem;border-bottom:1px solid #ddd;text-align:right}
-td:first-child,th:first-child{text-align:left}.cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(17rem,1fr));
-gap:1rem}.card{border:1px solid #ddd;border-radius:8px;padding:.7rem}.card img{width:100%;border-radius:4px}
-.right{color:#176b34}.wrong{color:#a3201b}.small{color:#666;font-size:.85em}h2{margin-top:2.2rem}
-"""
+STYLE = "\n" + Path(__file__).with_name("style.css").read_text(encoding="utf-8")
 
 
 def _number(value: Any) -> str:

@@ -164,11 +164,15 @@ def map_words(words: str | Iterable[str] | None, mapper: Callable[[str], str | N
     return {place for place in places if place}
 
 
-def _check(first: Sequence[Any], second: Sequence[Any], rules: str) -> None:
+def _checked(
+    first: Sequence[Any], second: Sequence[Any], tables: str | Path | None, rules: str, level: int
+) -> dict[str, Callable[[str], str | None]]:
+    """Returns ``_mappers``; raises ``VeaError`` where lengths differ, or tables, rules or level do not exist."""
     if rules not in RULES:
         raise VeaError(f"no rules {rules!r}{did_you_mean(rules, RULES)}")
     if len(first) != len(second):
         raise VeaError(f"{len(first)} labels and {len(second)} predictions; there must be one for each sample")
+    return _mappers(tables, level)
 
 
 def _wheel(truths: Sequence[Any], predictions: Sequence[Any], mapper: Any, rules: str) -> dict[str, float]:
@@ -212,8 +216,8 @@ def wheel_scores(
     Raises:
         VeaError: lengths differ, or tables, rules or level do not exist.
     """
-    _check(truths, predictions, rules)
-    found = {name: _wheel(truths, predictions, mapper, rules) for name, mapper in _mappers(tables, level).items()}
+    mappers = _checked(truths, predictions, tables, rules, level)
+    found = {name: _wheel(truths, predictions, mapper, rules) for name, mapper in mappers.items()}
     means = {key: float(np.mean([scores[key] for scores in found.values()])) for key in ("f", "precision", "recall")}
     return {**means, "wheels": found}
 
@@ -247,9 +251,8 @@ def hit_rate(
     Raises:
         VeaError: lengths differ, or tables, rules or level do not exist.
     """
-    _check(labels, predictions, rules)
     rates, unmapped = {}, {}
-    for name, mapper in _mappers(tables, level).items():
+    for name, mapper in _checked(labels, predictions, tables, rules, level).items():
         truths = [mapper(str(label).lower().strip()) for label in labels]
         hits = [bool(truth) and truth in map_words(p, mapper) for truth, p in zip(truths, predictions)]
         rates[name] = float(np.mean(hits)) if hits else float("nan") if rules == "mer2025" else 0.0

@@ -23,7 +23,8 @@ from vea.config import DecoderConfig, EncoderConfig
 from vea.errors import VeaError
 from vea.losses.reconstruction import patch_statistics, reconstruction
 from vea.models.vit import build_encoder, patch_side, sincos_positions
-from vea.models.weights import import_mae, load_encoder, read_weight_file
+from vea.models.weight_files import read_weight_file
+from vea.models.weights import import_mae, load_encoder
 from vea.storage.checkpoint import load_weights
 
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from vea.config import EncoderConfig
 from vea.errors import VeaError, did_you_mean
-from vea.models.weights import load_encoder, read_weight_file
+from vea.models.weight_files import read_weight_file
+from vea.models.weights import load_encoder
 
 
 def build_encoder(

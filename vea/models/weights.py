@@ -4,59 +4,35 @@ from __future__ import annotations
 
 import argparse
 import json
-import pickle
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import resample_abs_pos_embed
-from torch import Tensor, nn
+from torch import nn
 
 from vea.errors import VeaError
+from vea.models.weight_files import StateDict, read_file, square
 from vea.storage.checkpoint import load_weights, save_weights
 
-StateDict = dict[str, Tensor]
-
-_NOT_ENCODER = ("decoder_", "mask_token", "head.", "fc_norm.")
-_WRAPPERS = ("model", "state_dict", "model_state")  # under one of these, most training codes keep their weights
+# parts of a file that are no encoder: of a decoder, of heads, of pooling
+_NOT_ENCODER = ("decoder_", "decoder.", "mask_token", "head.", "head_dist.", "fc_norm.", "attn_pool.")
 
 
-def read_weight_file(path: str | Path) -> StateDict:
-    """Returns the tensors of a ``.safetensors`` or torch file, or of a folder that ``import_weights`` wrote.
-
-    Raises:
-        VeaError: there is no such file, it is broken, or it holds Python objects beside its weights.
-    """
-    return _read(path)[0]
+def _order(prefix: str) -> tuple[bool, bool, int]:
+    """Returns what decides between two whole encoders in a file: our own, an average of weights, a short prefix."""
+    averaged = bool(re.search(r"(^|[._])(teacher|ema)\b", prefix))
+    return prefix.endswith("mim.encoder."), averaged, -len(prefix)
 
 
-def _read(path: str | Path) -> tuple[StateDict, argparse.Namespace]:
-    """Returns (tensors, the ``args`` that MAE's training code saves beside them, empty elsewhere)."""
-    path = Path(path)
-    if (path / "model.safetensors").is_file():
-        path = path / "model.safetensors"
-    if not path.is_file():
-        raise VeaError(f"model.encoder.pretrained: no file {path}; put the weights there, or set it to null")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path), argparse.Namespace()
-        # MAE's files hold the command line as a Namespace: that one class of plain attributes, and nothing else
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise VeaError(f"model.encoder.pretrained: {path} cannot be read as plain weights ({reason})") from None
-    arguments = content.get("args") if isinstance(content, dict) else None
-    for name in _WRAPPERS:
-        if isinstance(content, dict) and isinstance(content.get(name), dict):
-            content = content[name]
-    if not isinstance(content, dict) or not any(isinstance(value, Tensor) for value in content.values()):
-        raise VeaError(f"model.encoder.pretrained: {path} holds no weights by name")
-    weights = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
-    return weights, arguments if isinstance(arguments, argparse.Namespace) else argparse.Namespace()
+def _some(names: Iterable[str], *, most: int = 3) -> str:
+    ordered = sorted(names)
+    return ", ".join(ordered[:most]) + (f" and {len(ordered) - most} more" if len(ordered) > most else "")
 
 
 def import_mae(state_dict: StateDict) -> StateDict:
@@ -97,8 +73,7 @@ def find_encoder(weights: StateDict, wanted: set[str]) -> tuple[str, StateDict]:
     counted = {prefix: sum(prefix + name in weights for name in wanted) for prefix in prefixes}
     if not counted:
         raise VeaError("it holds none of the encoder's weights; take a run whose encoder has the name in model.encoder")
-    # Ties go to the pretraining's encoder, then to the shortest prefix.
-    prefix = max(counted, key=lambda p: (counted[p], p.endswith("mim.encoder."), -len(p)))
+    prefix = max(sorted(counted), key=lambda p: (counted[p], *_order(p)))
     if counted[prefix] < len(wanted):
         missing = next(name for name in sorted(wanted) if prefix + name not in weights)
         raise VeaError(
@@ -121,6 +96,14 @@ def load_encoder(encoder: nn.Module, weights: StateDict, *, where: str) -> str:
         prefix, found = find_encoder(weights, set(own))
     except VeaError as error:
         raise VeaError(f"{where} does not fit: {error}") from None
+    trunks = tuple(sorted({name.split(".")[0] for name in own} | {"blocks", "norm_pre", "reg_token"}))
+    rest = {name.removeprefix(prefix) for name in weights if name.startswith(prefix)} - set(own)
+    nobodys = sorted(name for name in rest if name.split(".")[0] in trunks)
+    if nobodys:
+        raise VeaError(
+            f"{where} does not fit: the encoder here has no place for {len(nobodys)} of its weights "
+            f"({_some(nobodys)}){_advice(nobodys)}"
+        )
     note = ""
     grid = getattr(getattr(encoder, "patch_embed", None), "grid_size", None)
     if "pos_embed" in own and found["pos_embed"].shape != own["pos_embed"].shape and grid is not None:
@@ -137,6 +120,17 @@ def load_encoder(encoder: nn.Module, weights: StateDict, *, where: str) -> str:
             )
     encoder.load_state_dict(found)
     return f"{len(found)} of {len(own)} encoder weights from {prefix.rstrip('.') or 'the top level'}{note}"
+
+
+_ARGUMENTS = {  # of timm, by a weight that they bring
+    "ls1.gamma": "init_values: 1e-5", "q_norm": "qk_norm: true", "norm_pre": "pre_norm: true",
+    "reg_token": "reg_tokens", "attn.qkv.bias": "qkv_bias: true",
+}  # fmt: skip
+
+
+def _advice(names: Iterable[str]) -> str:
+    found = sorted({argument for part, argument in _ARGUMENTS.items() for name in names if part in name})
+    return f"; set model.encoder.args to {', '.join(found) if found else 'those of the network that was trained'}"
 
 
 # ------------------------------------------------------------------------------------------------- in, out, and by verb
@@ -164,15 +158,21 @@ def encoder_form(weights: StateDict, *, where: str, heads: int | None = None) ->
     """
     missing = [n for n in ("patch_embed.proj.weight", "pos_embed", "blocks.0.mlp.fc1.weight") if n not in weights]
     if missing:
-        raise VeaError(f"{where} has no {missing[0]}; these are not the weights of a plain Vision Transformer")
+        clip = "; it has CLIP's own names: give the file to teacher.pretrained" if _is_clip(weights) else ""
+        raise VeaError(f"{where} has no {missing[0]}; these are not the weights of a plain Vision Transformer{clip}")
+    if weights["patch_embed.proj.weight"].ndim != 4 or weights["pos_embed"].ndim != 3:
+        raise VeaError(f"{where}: its patches or positions have another shape than those of a plain Vision Transformer")
     width, channels, patch, _ = weights["patch_embed.proj.weight"].shape
     registers = weights["reg_token"].shape[1] if "reg_token" in weights else 0
+    own_class = "cls_token" in weights
     heads = heads or _HEADS.get(width, max(1, width // 64))
     if width % heads:
         raise VeaError(f"{where}: {heads} heads do not divide the width {width}; give --heads")
-    positions = weights["pos_embed"].shape[1] - (0 if registers else int("cls_token" in weights))
-    side = round(positions**0.5)
-    if side**2 != positions:
+    positions = weights["pos_embed"].shape[1]
+    bare = square(positions)  # the tokens in front have no positions
+    positions -= 0 if bare else registers + own_class
+    side = round(max(positions, 0) ** 0.5)
+    if not square(positions):
         raise VeaError(f"{where}: {positions} positions are no square of patches; only square images are supported")
     args: dict[str, Any] = {
         "patch_size": patch,
@@ -184,12 +184,39 @@ def encoder_form(weights: StateDict, *, where: str, heads: int | None = None) ->
     options = {
         "init_values": 1e-5 if "blocks.0.ls1.gamma" in weights else None,
         "reg_tokens": registers or None,
-        "no_embed_class": bool(registers) or None,
+        "no_embed_class": (bare and bool(registers or own_class)) or None,
+        "class_token": None if own_class else False,
+        "global_pool": None if own_class else "avg",
+        "fc_norm": None if own_class else False,  # the last norm stays in the encoder
+        "pre_norm": "norm_pre.weight" in weights or None,
+        "qk_norm": "blocks.0.attn.q_norm.weight" in weights or None,
         "qkv_bias": None if "blocks.0.attn.qkv.bias" in weights else False,
         "in_chans": None if channels == 3 else channels,
     }
     args |= {name: value for name, value in options.items() if value is not None}
-    return {"name": "vit_base_patch16_224", "args": args}, side * patch
+    form = {"name": "vit_base_patch16_224", "args": args}
+    _check_form(weights, form, image_size=side * patch, where=where)
+    return form, side * patch
+
+
+def _is_clip(weights: StateDict) -> bool:
+    return any(name.endswith(("visual.conv1.weight", "vision_model.embeddings.class_embedding")) for name in weights)
+
+
+def _check_form(weights: StateDict, form: dict[str, Any], *, image_size: int, where: str) -> None:
+    """Raises ``VeaError`` where timm's network of this form has other weights than the file."""
+    with torch.device("meta"):
+        model = timm.create_model(form["name"], num_classes=0, img_size=image_size, **form["args"])
+    wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    nobodys = {name for name in weights.keys() - wanted.keys() if not name.startswith(_NOT_ENCODER)}
+    absent = wanted.keys() - weights.keys()
+    other = {name for name in wanted.keys() & weights.keys() if tuple(weights[name].shape) != wanted[name]}
+    for names, what in ((nobodys, "has weights that it does not"), (absent, "lacks"), (other, "has in other shapes")):
+        if names:
+            raise VeaError(
+                f"{where} is not of a network that can be built here: beside a plain Vision Transformer of its size "
+                f"it {what}: {_some(names)}; take weights of a plain one"
+            )
 
 
 def import_weights(
@@ -211,18 +238,23 @@ def import_weights(
     """
     if kind not in KINDS:
         raise VeaError(f"import-weights knows no kind {kind!r}; choose from {', '.join(KINDS)}")
-    weights, arguments = _read(file)
-    weights = {name.removeprefix("module."): value for name, value in weights.items()}
+    everything, arguments = read_file(file)
+    weights = _without_prefix(everything)
     if kind in ("mae", "uniemox"):
         weights = import_mae({name: value for name, value in weights.items() if name.startswith(_MAE_PARTS)})
     else:
-        weights = {name.replace("register_tokens", "reg_token"): value for name, value in weights.items()}
-        left_out = (*_NOT_ENCODER, "head_dist.")
-        weights = {f"encoder.{name}": value for name, value in weights.items() if not name.startswith(left_out)}
+        weights = {f"encoder.{name}": value for name, value in weights.items() if not name.startswith(_NOT_ENCODER)}
     form, image_size = encoder_form(encoder_part(weights), where=str(file), heads=heads)
+    left_out = _left_out(everything, weights)
+    if len(left_out) > len(weights):
+        raise VeaError(
+            f"{file}: {len(left_out)} of its {len(everything)} weights would be left out ({_some(left_out)}); kind "
+            f"{kind} is not what this file is"
+        )
     metadata: dict[str, Any] = {"task": {"encoder": form, "image_size": image_size, "channels": 3,
                                          "mean": list(IMAGENET_DEFAULT_MEAN), "std": list(IMAGENET_DEFAULT_STD)},
-                                "imported": {"kind": kind, "file": Path(file).name}}  # fmt: skip
+                                "imported": {"kind": kind, "file": Path(file).name,
+                                             "left_out": left_out}}  # fmt: skip
     if "decoder_embed.weight" in weights:
         width = weights["decoder_embed.weight"].shape[0]
         found = decoder_heads or next(count for count in (16, 8, 4, 2, 1) if width % count == 0)
@@ -232,6 +264,26 @@ def import_weights(
         metadata["norm_pix"] = bool(getattr(arguments, "norm_pix_loss", False))
     save_weights(out, {name: value.float() for name, value in weights.items()}, metadata)
     return metadata
+
+
+def _without_prefix(weights: StateDict) -> StateDict:
+    """Returns the encoder of a file (and what lies beside it) without the names of the modules that hold it."""
+    start = "patch_embed.proj.weight"
+    found = {name.removesuffix(start) for name in weights if name == start or name.endswith(f".{start}")}
+    if not found or "" in found:
+        return weights
+    prefix = max(sorted(found), key=_order)
+    inside = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+    above = prefix.removesuffix("encoder.")  # MAE's decoder lies beside the encoder
+    beside = {name.removeprefix(above): value for name, value in weights.items()
+              if above != prefix and name.startswith((f"{above}decoder_", f"{above}mask_token"))}  # fmt: skip
+    return {**beside, **inside}
+
+
+def _left_out(everything: StateDict, taken: StateDict) -> list[str]:
+    """Returns the names in a file that were not taken, by what the name ends with."""
+    ends = {name.removeprefix("encoder.") for name in taken}
+    return sorted(name for name in everything if not any(name == end or name.endswith(f".{end}") for end in ends))
 
 
 def export_timm(run: str | Path, out: str | Path, *, ema: bool = False) -> str:
@@ -280,6 +332,9 @@ def main(argv: list[str]) -> None:
     given = parser.parse_args(argv)
     made = import_weights(given.kind, given.file, given.out, heads=given.heads, decoder_heads=given.decoder_heads)
     args, decoder = made["task"]["encoder"]["args"], made.get("decoder")
+    left = made["imported"]["left_out"]
     size = f"{decoder['width']} x {decoder['depth']}, {decoder['heads']} heads" if decoder else "none"
     print(f"{given.out}: ViT of width {args['embed_dim']}, depth {args['depth']}, {args['num_heads']} heads, patch "
           f"{args['patch_size']}, images of {made['task']['image_size']}; decoder: {size}")  # fmt: skip
+    if left:
+        print(f"left out of {given.file.name}: {len(left)} weights ({_some(left)})")

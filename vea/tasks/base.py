@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from torch import Tensor, nn
+
+if TYPE_CHECKING:  # the engine imports this module, and no data
+    from vea.data.loading.items import ItemSpec
 
 Batch = dict[str, Any]
 
@@ -18,6 +21,8 @@ class Metrics(Protocol):
 
     def compute(self) -> dict[str, float]:
         """Returns scalar metrics by name, the same on every rank."""
+
+    # Fine-tuned tasks, for finetune/evaluate.py, also have ``report() -> {"targets", "predictions", ...}``.
 
 
 class Task(nn.Module):
@@ -36,6 +41,10 @@ class Task(nn.Module):
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """Returns per-sample outputs (B, ...) for evaluation, without gradients."""
+        raise NotImplementedError  # abstract
+
+    def item_spec(self) -> ItemSpec:
+        """Returns how a sample becomes an item of this task's batches, and what stands where there is none."""
         raise NotImplementedError  # abstract
 
     def new_metrics(self) -> Metrics:

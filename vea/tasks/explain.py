@@ -31,6 +31,7 @@ from vea.models.language.vad import read_lexicon, vad_table
 from vea.models.weights import load_encoder
 from vea.tasks.base import Batch, Task
 from vea.tasks.explain_metrics import ExplainMetrics, Pair, pairs_of
+from vea.tasks.items import LabelItems
 from vea.tasks.recognise import STATISTICS, build_trunk
 from vea.tasks.recognise_metrics import hard_targets
 from vea.taxonomy.fields import LabelField, check_same_classes
@@ -330,6 +331,10 @@ class ExplainTask(Task):
         )  # fmt: skip
 
     # ------------------------------------------------------------------------------------------- what the engine asks
+
+    def item_spec(self) -> LabelItems:
+        """Returns how a sample becomes a view with its labels and texts."""
+        return LabelItems(self.config)
 
     def new_metrics(self) -> ExplainMetrics:
         """Returns an empty collector."""

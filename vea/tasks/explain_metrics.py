@@ -150,3 +150,11 @@ class ExplainMetrics:
     def records(self) -> list[dict[str, Any]]:
         """Returns every picture's outcome for JSON; collective."""
         return [asdict(record) for record in self.gather()]
+
+    def report(self) -> dict[str, Any]:
+        """Returns what an evaluation keeps: ``targets`` and ``predictions``; collective."""
+        scores, records = self.compute(), self.records()
+        return {
+            "targets": {"explanation": {"samples": len(records), "metrics": scores, "intervals": {}}},
+            "predictions": {"keys": [row["key"] for row in records], "explanation": records},
+        }

@@ -36,6 +36,7 @@ from vea.losses.similarity import collapse_signs, similarity
 from vea.models.teachers.base import Teacher
 from vea.models.uniemox import UniEmoX
 from vea.tasks.base import Batch, Task
+from vea.tasks.items import PretrainItems
 
 WITH_TEXT = ("contrastive", "infonce", "sigmoid", "distillation")
 WITH_IMAGE = ("similarity", "contrastive", "distillation")
@@ -89,10 +90,9 @@ class PretrainTask(Task):
         self.register_buffer("mean", torch.tensor(IMAGENET_DEFAULT_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_DEFAULT_STD).view(1, 3, 1, 1), persistent=False)
 
-    @property
-    def num_patches(self) -> int:
-        """The number of patches of a view, which the loader makes noise for."""
-        return self.model.mim.num_patches
+    def item_spec(self) -> PretrainItems:
+        """Returns how a sample becomes two views with the noise of their masks, and a text."""
+        return PretrainItems(self.config, num_patches=self.model.mim.num_patches)
 
     def load_pretrained(self, path: str) -> str:
         """Loads another pretraining run, or a folder of ``vea import-weights``; its whole encoder must fit.

@@ -6,6 +6,7 @@ Classes and distributions: cross-entropy. Label sets: binary cross-entropy. Valu
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -23,6 +24,7 @@ from vea.models.cnn import build_network
 from vea.models.heads import AttributeHeads, LinearHeads, pool_tokens
 from vea.models.weights import load_encoder
 from vea.tasks.base import Batch, Task
+from vea.tasks.items import LabelItems
 from vea.tasks.recognise_metrics import RecogniseMetrics, scale_value, unscale_value
 from vea.taxonomy.fields import LabelField, check_same_classes
 
@@ -175,14 +177,15 @@ class RecogniseTask(Task):
         return self
 
     def load_pretrained(self, path: str) -> str:
-        """Loads the encoder of the run or weight file at ``path`` and its image statistics; returns what was loaded.
+        """Loads an encoder and its image statistics from a run, a weight file or a model that ships; says what.
 
         Raises:
             VeaError: nothing there fits this encoder.
         """
         from vea.storage.checkpoint import load_weights
+        from vea.tasks.saved import shipped_models
 
-        weights, metadata = load_weights(path)
+        weights, metadata = load_weights(path if Path(path).exists() else shipped_models().get(path, path))
         loaded = load_encoder(self.encoder, weights, where=f"train.init_from: {path}")
         statistics = metadata.get("task", {})
         mean, std = statistics.get("mean"), statistics.get("std")
@@ -298,6 +301,10 @@ class RecogniseTask(Task):
         return shares
 
     # ------------------------------------------------------------------------------------------- what the engine asks
+
+    def item_spec(self) -> LabelItems:
+        """Returns how a sample becomes a view with its labels and texts."""
+        return LabelItems(self.config, channels=self.config.model.channels)
 
     def new_metrics(self) -> RecogniseMetrics:
         """Returns an empty collector."""

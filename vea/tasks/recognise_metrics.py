@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torchmetrics.functional.classification import multilabel_average_precision
 
 from vea.distributed import collectives
 from vea.errors import RunError
@@ -99,6 +100,56 @@ class RecogniseMetrics:
                 "confidence": [round(cell[2], 4) for cell in cells],
             }
         return table
+
+    def report(self) -> dict[str, Any]:
+        """Returns what an evaluation keeps, by target: ``targets``, ``blind`` and ``predictions``; collective."""
+        return {
+            "targets": {name: summarise(metrics) for name, metrics in self.by_target.items()},
+            "blind": {name: blind_score(metrics) for name, metrics in self.by_target.items()},
+            "predictions": self.records(),
+        }
+
+
+def summarise(metrics: ClassificationMetrics | MultilabelMetrics | ValueMetrics) -> dict[str, Any]:
+    """Returns one target's numbers: metrics, 95 % intervals, and for classes counts and confusion (rows = truth)."""
+    if isinstance(metrics, MultilabelMetrics):
+        return {"samples": len(metrics.gather()[1]), "metrics": metrics.compute(), "intervals": {}}
+    intervals = {name: list(bounds) for name, bounds in metrics.intervals().items()}
+    if isinstance(metrics, ValueMetrics):
+        return {"samples": len(metrics.gather()), "metrics": metrics.compute(), "intervals": intervals}
+    confusion = metrics.confusion()
+    return {
+        "classes": list(metrics.classes),
+        "samples": int(confusion.sum()),
+        "metrics": metrics.compute(),
+        "intervals": intervals,
+        "samples_per_class": confusion.sum(1).tolist(),
+        "confusion": confusion.tolist(),
+    }
+
+
+def blind_score(metrics: ClassificationMetrics | MultilabelMetrics | ValueMetrics) -> dict[str, Any]:
+    """Returns a target's main metric and what it is without a look at the picture: ``{metric, chance, majority}``.
+
+    ``majority`` always names the scored split's own most frequent class (no training split can know a better one).
+    Of label sets both are the mean mAP of 20 shuffles of the predictions: that of few samples is above the prevalence.
+    """
+    if isinstance(metrics, ValueMetrics):
+        return {"metric": "ccc", "chance": 0.0, "majority": 0.0}
+    if isinstance(metrics, MultilabelMetrics):
+        (scores, targets), generator = metrics.gather(), torch.Generator().manual_seed(0)
+        scores, targets = scores[:, targets.any(0)], targets[:, targets.any(0)]  # the classes that occur, as in mAP
+        orders = [torch.randperm(len(scores), generator=generator) for _ in range(20)]
+        blind = sum(
+            float(multilabel_average_precision(scores[order], targets, num_labels=scores.shape[1])) for order in orders
+        ) / len(orders)
+        return {"metric": "mAP", "chance": blind, "majority": blind}
+    counts = metrics.confusion().sum(1)
+    return {
+        "metric": "accuracy",
+        "chance": 1 / len(counts),
+        "majority": float(counts.max() / counts.sum()),
+    }
 
 
 def _recorded(value: Any, *, kind: str) -> Any:

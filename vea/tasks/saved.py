@@ -103,7 +103,9 @@ def open_model(name_or_dir: str | os.PathLike[str], *, ema: bool = False) -> Sav
         )
     weights, state = _read_hub(folder) if _is_hub(folder) else load_weights(find_weights(folder), ema=ema)
     schema = RECIPES.get(str(state.get("recipe")))
-    if schema is None or not issubclass(schema, RecogniseConfig) or "classes" not in state.get("task", {}):
+    known = state.get("task")
+    described = isinstance(known, dict) and "classes" in known and isinstance(state.get("config"), dict)
+    if schema is None or not issubclass(schema, RecogniseConfig) or not described:
         raise VeaError(
             f"{folder} is no model that recognises anything (its recipe is {state.get('recipe')!r}); give a run of "
             "finetune/train.py, emotion.py or attributes.py"
@@ -142,8 +144,8 @@ def _rebuild(
         config.model.encoder.pretrained = None  # where the weights came from once; they are all in the checkpoint
         task = RecogniseTask(config, fields=fields_of(state["task"]))
         task.load_state_dict(weights)
-    except (ValidationError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
+    except (ValidationError, RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:200]  # what the description says may be anything
         raise VeaError(f"{folder}: weights and config do not belong together ({reason}); export it again") from None
     return task.eval()
 

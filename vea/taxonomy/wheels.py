@@ -252,6 +252,7 @@ _WHEELS: dict[str, dict[str, tuple[str, str]]] = {
 }  # fmt: skip
 
 WHEELS = tuple(_WHEELS)
+_POLARITY = {"+": 1, "0": 0, "-": -1}
 
 
 @cache
@@ -270,12 +271,12 @@ def sectors(wheel: str, level: int = 1) -> dict[str, str]:
 def word_polarity(word: str) -> int | None:
     """Returns 1, 0 or -1 for a word of the vocabulary, None for any other."""
     family = families().get(word.lower().strip())
-    return None if family is None else {"+": 1, "0": 0, "-": -1}[_FAMILIES[family][0]]
+    return None if family is None else _POLARITY[_FAMILIES[family][0]]
 
 
 def sector_polarity(wheel: str, sector: str) -> int:
     """Returns 1, 0 or -1 for a sector of a wheel."""
-    return {"+": 1, "0": 0, "-": -1}[_WHEELS[wheel][sector][0]]
+    return _POLARITY[_WHEELS[wheel][sector][0]]
 
 
 def find_words(text: str) -> list[str]:

@@ -73,7 +73,7 @@ def fine_tune(config: FinetuneConfig, runtime: Runtime) -> Summary:
     validation = partial(
         eval_loader,
         config,
-        views="classify",
+        task.item_spec(),
         refs=config.data.val,
         batch_size=min(config.eval_batch_size, 2 * config.data.global_batch_size),
         **place,
@@ -83,7 +83,7 @@ def fine_tune(config: FinetuneConfig, runtime: Runtime) -> Summary:
         config=config,
         runtime=runtime,
         train_batches=lambda start_step, micro_batch: train_loader(
-            config, views="classify", start_step=start_step, micro_batch=micro_batch, **place
+            config, task.item_spec(), start_step=start_step, micro_batch=micro_batch, **place
         ),
         eval_batches=validation,
     )

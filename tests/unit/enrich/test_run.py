@@ -41,6 +41,7 @@ from vea.enrich.run import Pass, enrich, shards_of
 from vea.enrich.teacher import TeacherImages, TeacherTexts
 from vea.errors import VeaError
 from vea.models.teachers.load import load_teacher
+from vea.tasks.items import item_spec
 from vea.tasks.pretrain import PretrainTask
 
 TINY = TeacherConfig(name="tiny-synthetic")
@@ -310,7 +311,7 @@ def config(root: Path, *, cache: str = "none", persons: str | None = None) -> Pr
 
 
 def batch_of(settings: PretrainConfig) -> dict:
-    return next(train_loader(settings, views="pretrain", start_step=0, micro_batch=8, rank=0, world_size=1))
+    return next(train_loader(settings, item_spec(settings), start_step=0, micro_batch=8, rank=0, world_size=1))
 
 
 def test_the_persons_sidecar_changes_the_person_view(tmp_path: Path):
@@ -344,9 +345,8 @@ def test_cached_teacher_images_are_what_a_live_teacher_says(tmp_path: Path):
     root = write(tmp_path / "set")
     assert main(["enrich", "teacher-image", str(root), "--teacher", "tiny-synthetic", "--batch-size", "3"]) == 0
     teacher = load_teacher(TINY)
-    batches = train_loader(
-        config(root, cache="image"), views="pretrain", start_step=0, micro_batch=8, rank=0, world_size=1
-    )
+    settings = config(root, cache="image")
+    batches = train_loader(settings, item_spec(settings), start_step=0, micro_batch=8, rank=0, world_size=1)
     for batch in (next(batches) for _ in range(4)):
         live = teacher.encode_image(batch["scene"])
         assert (batch["teacher_image"] - live).abs().max() < 1e-5

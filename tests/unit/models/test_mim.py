@@ -9,7 +9,8 @@ from vea.config import DecoderConfig, EncoderConfig
 from vea.errors import VeaError
 from vea.models.mim import MaskedAutoencoder
 from vea.models.vit import build_encoder, sincos_positions
-from vea.models.weights import import_mae, load_encoder, read_weight_file
+from vea.models.weight_files import read_weight_file
+from vea.models.weights import import_mae, load_encoder
 
 ENCODER = EncoderConfig(
     name="vit_base_patch16_224", args={"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}

@@ -14,7 +14,8 @@ from vea.config import PretrainConfig
 from vea.errors import VeaError
 from vea.models.mim import MaskedAutoencoder
 from vea.models.vit import sincos_positions
-from vea.models.weights import export_timm, import_weights, main, read_weight_file
+from vea.models.weight_files import read_weight_file
+from vea.models.weights import encoder_form, export_timm, import_weights, load_encoder, main
 from vea.storage.checkpoint import load_weights, save_weights
 from vea.tasks.pretrain import PretrainTask
 
@@ -165,3 +166,166 @@ def test_what_cannot_be_imported_is_told_in_a_sentence(published, tmp_path):
     save_weights(tmp_path / "bare", {"a": torch.zeros(1)}, {})
     with pytest.raises(VeaError, match="does not say what its encoder is"):
         MaskedAutoencoder.from_pretrained(tmp_path / "bare")
+
+
+# ------------------------------------------------------------------------------------------- files as people have them
+
+TINY = {"patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 1, "img_size": 32}
+
+
+def vit(**args):
+    torch.manual_seed(1)
+    model = timm.create_model("vit_base_patch16_224", num_classes=0, **{**TINY, **args}).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    return model
+
+
+def features_of(folder):
+    """Returns what the imported encoder computes for a fixed picture, in the form the import has read off."""
+    weights, state = load_weights(folder)
+    form = state["task"]["encoder"]
+    size = state["task"]["image_size"]
+    encoder = timm.create_model(form["name"], num_classes=0, img_size=size, **form["args"]).eval()
+    encoder.load_state_dict({name.removeprefix("encoder."): value for name, value in weights.items()})
+    return encoder.forward_features(picture())
+
+
+def picture():
+    return torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(3))
+
+
+def prefixed(state, prefix):
+    return {f"{prefix}{name}": value for name, value in state.items()}
+
+
+WRAPPED = {
+    "plain": lambda s: s,
+    "ddp": lambda s: prefixed(s, "module."),
+    "compiled": lambda s: prefixed(s, "_orig_mod."),
+    "ddp of compiled": lambda s: {"model": prefixed(s, "module._orig_mod.")},
+    "compiled inside": lambda s: prefixed(s, "backbone._orig_mod."),
+    "backbone": lambda s: {"state_dict": prefixed(s, "backbone.")},
+    "lightning": lambda s: {"state_dict": prefixed(s, "model.encoder."), "epoch": 3, "global_step": 9},
+    "lightning with a head": lambda s: {"state_dict": {**prefixed(s, "net."), "head.weight": torch.zeros(2, 64)}},
+    "dino": lambda s: {"student": prefixed(prefixed(zeros(s), "backbone."), "module."),
+                       "teacher": {**prefixed(s, "backbone."), "head.mlp.0.weight": torch.zeros(4, 64)}, "epoch": 1},
+    "student and teacher in one": lambda s: prefixed(zeros(s), "student.net.") | prefixed(s, "teacher.net."),
+    "nested": lambda s: {"model": {"state_dict": s}},
+    "ema": lambda s: {"model_ema": prefixed(s, "module."), "epoch": 2},
+    "model and its average": lambda s: {**prefixed(zeros(s), "model."), **prefixed(s, "model_ema.")},
+    "timm": lambda s: {"state_dict": {**s, "head.weight": torch.zeros(5, 64), "head.bias": torch.zeros(5)}},
+}  # fmt: skip
+
+
+def zeros(state):
+    return {name: torch.zeros_like(value) for name, value in state.items()}
+
+
+@pytest.mark.parametrize("kind", ["timm", "dinov2", "mae"])
+@pytest.mark.parametrize("name", WRAPPED)
+def test_wrapped_weights_compute_the_same(tmp_path, name, kind):
+    model = vit()
+    torch.save(WRAPPED[name](model.state_dict()), tmp_path / "file.pth")
+    import_weights(kind, tmp_path / "file.pth", tmp_path / "out")
+    assert torch.allclose(features_of(tmp_path / "out"), model.forward_features(picture()), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        {"reg_tokens": 4, "no_embed_class": True}, {"reg_tokens": 4}, {"no_embed_class": True}, {"qk_norm": True},
+        {"pre_norm": True}, {"init_values": 1e-5}, {"qkv_bias": False}, {"qkv_bias": False, "qk_norm": True},
+        {"class_token": False, "global_pool": "avg", "fc_norm": False},
+        {"class_token": False, "global_pool": "map"}, {"class_token": False, "global_pool": "avg", "fc_norm": False,
+                                                       "reg_tokens": 4, "no_embed_class": True},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_forms_of_a_vit_are_read_off_the_weights(tmp_path, args):
+    model = vit(**args)
+    torch.save(model.state_dict(), tmp_path / "file.pth")
+    made = import_weights("timm", tmp_path / "file.pth", tmp_path / "out")
+    assert torch.allclose(features_of(tmp_path / "out"), model.forward_features(picture()), atol=1e-6)
+    assert [name for name in made["imported"]["left_out"] if not name.startswith("attn_pool.")] == []
+
+
+def test_metas_registers_have_the_class_tokens_position_in_it(tmp_path):
+    model = vit(reg_tokens=4, no_embed_class=True)
+    theirs = model.state_dict()
+    place = torch.randn(1, 1, 64)
+    theirs["register_tokens"] = theirs.pop("reg_token")
+    theirs["cls_token"] = theirs["cls_token"] - place
+    theirs["pos_embed"] = torch.cat([place, theirs["pos_embed"]], dim=1)
+    torch.save({"teacher": prefixed(theirs, "backbone.")}, tmp_path / "meta.pth")
+    import_weights("dinov2", tmp_path / "meta.pth", tmp_path / "out")
+    assert torch.allclose(features_of(tmp_path / "out"), model.forward_features(picture()), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("extra", "wanted"),
+    [
+        ({"blocks.0.mlp.w12.weight": (8, 64)}, r"has weights that it does not: blocks\.0\.mlp\.w12\.weight"),
+        ({"blocks.0.gamma_1": (64,)}, r"blocks\.0\.gamma_1"),
+        ({"rel_pos_bias.table": (4, 4)}, r"rel_pos_bias\.table"),
+        ({"norm.weight": None}, r"lacks: norm\.weight"),
+        ({"blocks.1.attn.proj.bias": None}, r"lacks: blocks\.1\.attn\.proj\.bias"),
+        ({"blocks.1.mlp.fc1.weight": (8, 64)}, r"in other shapes: blocks\.1\.mlp\.fc1\.weight"),
+        ({"pos_embed": (1, 14, 64)}, r"no square of patches"),
+        ({"patch_embed.proj.weight": None, "visual.conv1.weight": (64, 3, 8, 8)}, r"teacher\.pretrained"),
+    ],
+)
+def test_what_cannot_be_represented_is_refused_at_import(tmp_path, extra, wanted):
+    state = vit().state_dict()
+    for name, shape in extra.items():
+        state.pop(name, None)
+        if shape:
+            state[name] = torch.zeros(shape)
+    torch.save(state, tmp_path / "file.pth")
+    with pytest.raises(VeaError, match=wanted) as told:
+        import_weights("timm", tmp_path / "file.pth", tmp_path / "out")
+    assert not (tmp_path / "out").exists() and "\n" not in str(told.value)
+
+
+def test_a_torchscript_archive_is_named_as_such(tmp_path):
+    torch.jit.save(torch.jit.script(nn.Linear(2, 2)), tmp_path / "ViT-B-32.pt")
+    with pytest.raises(VeaError, match="is a TorchScript archive, which is a program"):
+        import_weights("timm", tmp_path / "ViT-B-32.pt", tmp_path / "out")
+
+
+def test_weights_that_nobody_took_are_said_and_refused_where_they_are_most(tmp_path, capsys):
+    state = {**prefixed(vit().state_dict(), "visual.trunk."), **{f"text.{i}": torch.zeros(1) for i in range(5)}}
+    torch.save(state, tmp_path / "few.pth")
+    main(["timm", str(tmp_path / "few.pth"), str(tmp_path / "few")])
+    assert "left out of few.pth: 5 weights (text.0, text.1, text.2 and 2 more)" in capsys.readouterr().out
+    torch.save({**state, **{f"text.{i}": torch.zeros(1) for i in range(90)}}, tmp_path / "most.pth")
+    with pytest.raises(VeaError, match=r"90 of its \d+ weights would be left out"):
+        import_weights("timm", tmp_path / "most.pth", tmp_path / "most")
+
+
+@pytest.mark.parametrize(
+    ("theirs", "wanted"),
+    [
+        ({"init_values": 1e-5}, r"no place for 4 of its weights.*init_values: 1e-5"),
+        ({"qk_norm": True}, r"no place for 8 of its weights.*qk_norm: true"),
+        ({"pre_norm": True}, r"does not fit"),
+        ({"depth": 3}, r"no place for 12 of its weights"),
+    ],
+)
+def test_an_encoder_that_would_leave_weights_lying_is_refused(tmp_path, theirs, wanted):
+    with pytest.raises(VeaError, match=wanted):
+        load_encoder(vit(), vit(**theirs).state_dict(), where="file.pth")
+
+
+def test_heads_and_decoders_beside_an_encoder_are_no_fault():
+    state = {**vit().state_dict(), "head.weight": torch.zeros(2, 64), "decoder_embed.weight": torch.zeros(2, 64)}
+    assert load_encoder(vit(), state, where="file.pth").startswith("30 of 30")
+
+
+@pytest.mark.parametrize(
+    "beside", ["head.weight", "fc_norm.weight", "decoder_embed.weight", "mask_token", "attn_pool.q"]
+)
+def test_a_form_is_read_off_beside_heads_and_decoders(beside):
+    form, size = encoder_form({**vit().state_dict(), beside: torch.zeros(2, 64)}, where="file.pth")
+    assert size == 32 and form["args"]["depth"] == 2

@@ -1,100 +1,47 @@
-"""How a sample becomes an item."""
+"""How a sample becomes an item: a task says it by an ``ItemSpec``; here is what the items of all tasks share."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 
-from vea.config import PromptConfig, RunConfig
-from vea.data.loading.collate import Item, LabelEncoder, mask_noise
+from vea.config import DatasetRef
+from vea.data.loading.collate import Item
 from vea.data.loading.sets import ShardSet
-from vea.data.prompts import prompt
-from vea.data.views.decode import CorruptImage, decode
-from vea.data.views.person import head_window
+from vea.data.views.decode import CorruptImage, Encoded
 from vea.data.views.views import Views
-from vea.errors import VeaError, did_you_mean
-from vea.taxonomy.fields import merged_fields
 
-ViewKind = Literal["pretrain", "classify"]
 Place = tuple[int, int]  # (step, slot); evaluation: (batch, sample)
 
 
-class ItemMaker:
-    """Makes the items of one recipe from samples; the same for training and evaluation."""
+class ItemSpec(Protocol):
+    """What a task tells the loaders, which know no recipe: ``vea.tasks.items`` has those of vea's tasks."""
 
-    def __init__(
-        self, config: RunConfig, sets: Sequence[ShardSet], *, views: ViewKind, train: bool, num_patches: int | None
-    ) -> None:
-        self.kind, self.seed, self.train = views, config.seed, train
-        self.head_only = config.augment.region == "head"
-        channels = getattr(getattr(config, "model", None), "channels", 3)
-        self.views = Views(config.augment, seed=config.seed, channels=channels, train=train)
-        self.prompt: PromptConfig = getattr(config, "prompt", PromptConfig())
-        self.num_patches = 0
-        self.encoder = LabelEncoder({})
-        if views == "pretrain":
-            self.num_patches = num_patches or infer_num_patches(config)
-        else:
-            wanted = getattr(config, "labels", None)
-            fields = merged_fields({shards.name: shards.fields for shards in sets}, used=wanted)
-            wanted = wanted or fields
-            for name in wanted:
-                if name not in fields:
-                    names = ", ".join(shards.name for shards in sets)
-                    raise VeaError(f"no label {name!r} in {names}{did_you_mean(name, fields)}")
-            self.encoder = LabelEncoder({name: fields[name] for name in wanted})
+    def open_set(self, ref: DatasetRef) -> ShardSet:
+        """Returns a data set with the sidecars that the items need; raises ``VeaError`` where one is missing."""
 
-    @property
-    def num_bytes(self) -> int:
-        """Of a sample's images."""
-        return (2 if self.kind == "pretrain" else 1) * self.views.channels * self.views.config.image_size**2
+    def maker(self, sets: Sequence[ShardSet], *, train: bool) -> ItemMaker:
+        """Returns what makes the items of ``sets``; raises ``VeaError`` where they lack what is learned."""
 
-    def make(self, shards: ShardSet, i: int, *, pass_number: int, place: Place) -> Item:
-        """Returns the item of kept sample ``i``; raises ``Unusable`` with its key when the image is corrupt."""
-        key, data, metadata = shards.read(i)
-        try:
-            image = decode(data)
-        except CorruptImage as error:
-            raise Unusable(key, shards.name, str(error)) from None
-        if self.kind == "classify":
-            if self.head_only:
-                height, width = image.shape[:2]
-                window = head_window(shards.person_boxes(i, metadata), width=width, height=height)
-                if window is not None:
-                    image = image[window[1] : window[3], window[0] : window[2]]
-            views = {"image": self.views.one(image, key=key, pass_number=pass_number)}
-            labels = self.encoder.encode(metadata.get("labels") or {}, key=key, known=shards.fields)
-            return Item(key, place[1], views, lists={"texts": metadata.get("text") or []}, labels=labels)
-        scene, person, has_person = self.views.two(
-            image, boxes=shards.person_boxes(i, metadata), key=key, pass_number=pass_number
-        )
-        views = {"scene": scene, "person": person}
-        arrays = {"has_person": np.array(has_person), "noise": self._noise(place)}
-        arrays |= shards.embeddings(i)
-        return Item(key, place[1], views, arrays, lists={"text": prompt(metadata, config=self.prompt)})
 
-    def blank(self, shards: ShardSet, *, place: Place, problem: Unusable | None = None) -> Item:
-        """Returns a row that is not valid: black images and missing labels."""
-        key = problem.key if problem else ""
-        problems = {key: f"{problem}; it is left out of the evaluation"} if problem else {}
-        size = self.views.config.image_size
-        image = np.zeros((size, size, self.views.channels), dtype=np.uint8)
-        if self.kind == "classify":
-            labels = self.encoder.encode({}, key=key, known={})
-            lists: dict[str, Any] = {"texts": []}
-            return Item(key, place[1], {"image": image}, lists=lists, labels=labels, valid=False, problems=problems)
-        arrays = {"has_person": np.array(False), "noise": self._noise(place)}
-        arrays |= {name: np.zeros_like(row) for name, row in shards.embeddings(0).items()}
-        views = {"scene": image, "person": image}
-        return Item(key, place[1], views, arrays, lists={"text": ""}, valid=False, problems=problems)
+@dataclass(frozen=True)
+class Drawn:
+    """Sample ``i`` of a set, its picture, and the place of the batch that it was drawn for."""
 
-    def _noise(self, place: Place) -> np.ndarray:
-        # evaluation: the masks of a sample do not depend on the batch size
-        where = place if self.train else ("eval", place[1])
-        return mask_noise(self.seed, *where, num_patches=self.num_patches)
+    shards: ShardSet
+    i: int
+    key: str
+    image: Encoded  # its pixels are decoded at the scale that the views need
+    metadata: dict[str, Any]
+    pass_number: int
+    place: Place
+
+    def person_boxes(self) -> list[list[float]]:
+        """Returns the boxes of people, most prominent first."""
+        return self.shards.person_boxes(self.i, self.metadata)
 
 
 class Unusable(Exception):
@@ -105,18 +52,43 @@ class Unusable(Exception):
         self.key = key
 
 
-def infer_num_patches(config: RunConfig) -> int:
-    """Returns the patches of a view for the config's encoder: the square of image side over patch side.
+class ItemMaker:
+    """Makes the items of one loader, in its workers. Subclasses say what an item is, and a blank.
 
-    Raises:
-        VeaError: the patch size is neither in ``model.encoder.args`` nor in the encoder's name, or does not divide.
+    Args:
+        views: of training, or of evaluation.
+        num_views: images of an item.
     """
-    encoder = config.model.encoder  # type: ignore[attr-defined]
-    named = re.search(r"patch(\d+)", encoder.name)
-    patch = encoder.args.get("patch_size") or (int(named.group(1)) if named else None)
-    if patch is None:
-        raise VeaError(f"model.encoder.args: set patch_size, the name {encoder.name!r} does not say it")
-    side = config.augment.image_size
-    if side % patch:
-        raise VeaError(f"augment.image_size ({side}) is not a multiple of the encoder's patch size ({patch})")
-    return (side // patch) ** 2
+
+    def __init__(self, views: Views, *, num_views: int) -> None:
+        self.views, self.num_views = views, num_views
+
+    def item(self, drawn: Drawn) -> Item:
+        """Returns the item of a sample."""
+        raise NotImplementedError  # abstract
+
+    def empty(self, shards: ShardSet, image: np.ndarray, *, key: str, place: Place) -> Item:
+        """Returns an item like those of ``shards`` that says nothing: ``image`` in every view, and missing labels."""
+        raise NotImplementedError  # abstract
+
+    @property
+    def num_bytes(self) -> int:
+        """Of an item's images."""
+        return self.num_views * self.views.channels * self.views.config.image_size**2
+
+    def make(self, shards: ShardSet, i: int, *, pass_number: int, place: Place) -> Item:
+        """Returns the item of kept sample ``i``; raises ``Unusable`` with its key when the image is corrupt."""
+        key, data, metadata = shards.read(i)
+        try:
+            return self.item(Drawn(shards, i, key, Encoded(data), metadata, pass_number, place))
+        except CorruptImage as error:
+            raise Unusable(key, shards.name, str(error)) from None
+
+    def blank(self, shards: ShardSet, *, place: Place, problem: Unusable | None = None) -> Item:
+        """Returns a row that is not valid: padding, or where a sample should have been."""
+        size = self.views.config.image_size
+        image = np.zeros((size, size, self.views.channels), dtype=np.uint8)
+        item = self.empty(shards, image, key=problem.key if problem else "", place=place)
+        item.valid = False
+        item.problems = {problem.key: f"{problem}; it is left out of the evaluation"} if problem else {}
+        return item

@@ -20,9 +20,8 @@ from torch.utils.data import DataLoader, Dataset
 from vea.config import DatasetRef, RunConfig
 from vea.data.loading.buffers import Buffers, Filled
 from vea.data.loading.collate import Batch, Item, block_shape, collate, write_views
-from vea.data.loading.items import ItemMaker, Place, Unusable, ViewKind
+from vea.data.loading.items import ItemSpec, Place, Unusable
 from vea.data.loading.order import Order
-from vea.data.loading.sets import ShardSet
 from vea.data.loading.workers import _running, _start_worker
 from vea.errors import RunError, VeaError
 
@@ -93,12 +92,12 @@ class PlaceSet(Dataset):
 class TrainSet(PlaceSet):
     """Map from (step, slot) to the item that stands there."""
 
-    def __init__(self, config: RunConfig, *, views: ViewKind, num_patches: int | None) -> None:
+    def __init__(self, config: RunConfig, spec: ItemSpec) -> None:
         refs = config.data.train
         if not refs:
             raise VeaError("data.train names no data set, e.g. [{path: data/synthetic, split: train}]")
-        self.sets = _open_sets(refs, config, views=views)
-        self.maker = ItemMaker(config, self.sets, views=views, train=True, num_patches=num_patches)
+        self.sets = [spec.open_set(ref) for ref in refs]
+        self.maker = spec.maker(self.sets, train=True)
         self.order = Order(
             sizes=tuple(len(shards) for shards in self.sets),
             weights=tuple(ref.weight for ref in refs),
@@ -137,20 +136,12 @@ class EvalSet(PlaceSet):
     The numbers count one set after the other or, ``in_turn``, the first sample of each set, the second of each ...
     """
 
-    def __init__(
-        self,
-        config: RunConfig,
-        refs: Sequence[DatasetRef],
-        *,
-        views: ViewKind,
-        num_patches: int | None,
-        in_turn: bool = False,
-    ) -> None:
+    def __init__(self, spec: ItemSpec, refs: Sequence[DatasetRef], *, in_turn: bool = False) -> None:
         if not refs:
             raise VeaError("no data set to evaluate on: name one in data.val")
-        self.sets = _open_sets(refs, config, views=views)
+        self.sets = [spec.open_set(ref) for ref in refs]
         self.ends = np.cumsum([len(shards) for shards in self.sets])
-        self.maker = ItemMaker(config, self.sets, views=views, train=False, num_patches=num_patches)
+        self.maker = spec.maker(self.sets, train=False)
         within = np.concatenate([np.arange(len(shards)) for shards in self.sets])
         self.turns = within.argsort(kind="stable") if in_turn else None
 
@@ -214,19 +205,19 @@ class Lending:
 
 def train_loader(
     config: RunConfig,
+    spec: ItemSpec,
     *,
-    views: ViewKind,
     start_step: int,
     micro_batch: int,
     rank: int,
     world_size: int,
-    num_patches: int | None = None,
     stop_step: int | None = None,
 ) -> Generator[Batch, None, None]:
     """Returns the micro-batches of this rank from ``start_step`` up to ``stop_step`` (None: without end).
 
-    Rank r of W holds places [r * B/W, (r + 1) * B/W) of each global batch, in order. The batch dicts are in
-    docs/architecture.md; ``replaced`` lists the keys of corrupt images.
+    ``spec`` is the task's: how a sample becomes an item (``Task.item_spec``). Rank r of W holds places
+    [r * B/W, (r + 1) * B/W) of each global batch, in order. The batch dicts are in docs/architecture.md; ``replaced``
+    lists the keys of corrupt images.
 
     Raises:
         VeaError: a data set is missing or damaged, sets disagree about a label, or B is no multiple of W.
@@ -235,7 +226,7 @@ def train_loader(
     if total % world_size:
         raise VeaError(f"data.global_batch_size ({total}) is not a multiple of the {world_size} ranks; change one")
     local = total // world_size
-    data = TrainSet(config, views=views, num_patches=num_patches)
+    data = TrainSet(config, spec)
     places = TrainPlaces(
         start_step=start_step,
         stop_step=stop_step,
@@ -248,13 +239,12 @@ def train_loader(
 
 def eval_loader(
     config: RunConfig,
+    spec: ItemSpec,
     *,
-    views: ViewKind,
     refs: list[DatasetRef],
     batch_size: int,
     rank: int,
     world_size: int,
-    num_patches: int | None = None,
     in_turn: bool = False,
 ) -> Generator[Batch, None, None]:
     """Returns one pass over ``refs`` in index order: every sample once over all ranks, evaluation views.
@@ -266,7 +256,7 @@ def eval_loader(
     Raises:
         VeaError: as ``train_loader``.
     """
-    data = EvalSet(config, refs, views=views, num_patches=num_patches, in_turn=in_turn)
+    data = EvalSet(spec, refs, in_turn=in_turn)
     places = EvalPlaces(num_samples=int(data.ends[-1]), batch_size=batch_size, rank=rank, world_size=world_size)
     return _batches(data, places, config)
 
@@ -302,9 +292,3 @@ def _unwrapped(loader: DataLoader) -> Generator[Batch, None, None]:
                 _logged.add(problem)
                 _log.warning(problem)
         yield made.batch()
-
-
-def _open_sets(refs: Sequence[DatasetRef], config: RunConfig, *, views: ViewKind) -> list[ShardSet]:
-    teacher = getattr(config, "teacher", None)
-    prompts = getattr(config, "prompt", None)
-    return [ShardSet(ref, teacher=teacher if views == "pretrain" else None, prompts=prompts) for ref in refs]

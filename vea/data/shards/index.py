@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,10 +75,12 @@ def read_index(path: str | Path) -> Index:
         raw = json.loads(file.read_text(encoding="utf-8"))
         if raw["format"] != FORMAT:
             raise VeaError(f"{file} has format {raw['format']!r}, this vea reads format {FORMAT}; prepare it again")
+        fields = {name: LabelField.from_json(field) for name, field in raw["fields"].items()}
         for split in raw["splits"].values():
+            _whole(split["samples"])
             for shard in split["shards"]:
                 check_name(shard["file"], where=str(path).partition("?")[0])
-        fields = {name: LabelField.from_json(field) for name, field in raw["fields"].items()}
+                _check_shard(shard, fields)
         return Index(
             name=raw["name"],
             fields=fields,
@@ -87,8 +90,27 @@ def read_index(path: str | Path) -> Index:
             root=root,
             remote=remote,
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise VeaError(f"{file} is damaged ({type(error).__name__}: {error}); prepare the data set again") from None
+
+
+def _whole(value: Any) -> None:
+    if type(value) is not int or not 0 <= value < 2**63:
+        raise ValueError(f"{str(value)[:40]!r} is no count")
+
+
+def _check_shard(shard: Mapping[str, Any], fields: Mapping[str, LabelField]) -> None:
+    """Raises ``ValueError`` or the like where a shard's entry is not what the writer writes."""
+    _whole(shard["samples"])
+    _whole(shard["bytes"])
+    if not isinstance(shard["sha256"], str):
+        raise ValueError(f"the checksum of {shard['file']} is no text")
+    for name in shard["label_counts"].keys() & fields:
+        counts = shard["label_counts"][name]
+        needed = {"count", "mean", "min", "max"} if fields[name].kind == "value" else set()
+        numbers = all(isinstance(value, int | float) and math.isfinite(value) for value in counts.values())
+        if not numbers or not needed <= counts.keys():
+            raise ValueError(f"the counts of label {name!r} of {shard['file']} are not numbers by name")
 
 
 def _check_size(path: Path, size: int) -> None:
@@ -113,7 +135,7 @@ def read_offsets(tar_path: Path, shard: Mapping[str, Any]) -> np.ndarray:
         offsets = np.load(path, allow_pickle=False)
     except FileNotFoundError:
         raise VeaError(f"{path} is missing; {again}") from None
-    except (ValueError, EOFError, OSError) as error:
+    except Exception as error:  # numpy parses the header as Python, which raises many types
         raise VeaError(f"{path} is not readable ({' '.join(str(error).split())}); {again}") from None
     if offsets.shape != (shard["samples"], 4) or offsets.dtype != np.uint64:
         raise VeaError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -23,6 +24,10 @@ def hash_of(key: str) -> bytes:
 
 class UnreadableRecord(Exception):
     """One sample cannot be made; the text is the reason. It is listed, and the others go on."""
+
+
+# what code that reads a layout meets where a file holds other things than the layout says
+_OTHER_SHAPE = (KeyError, IndexError, TypeError, AttributeError, ValueError, OverflowError)
 
 
 class Source:
@@ -72,6 +77,8 @@ class Source:
             return Skipped(key, f"the image file is missing: {error.filename or error}")
         except UnreadableRecord as error:
             return Skipped(key, str(error))
+        except (*_OTHER_SHAPE, OSError) as error:  # a name that is none, a value of another type
+            return Skipped(key, f"its record is not as the layout {self.card.layout} has it ({_reason(error)})")
 
     def to_write(self, root: str | Path, split: str, *, limit: int | None = None) -> Records:
         """Returns what ``vea.data.shards.writer`` needs: the keys of a split in order, and how each is read.
@@ -80,7 +87,13 @@ class Source:
             VeaError: files of the layout are missing or do not say what they should.
         """
         root = Path(root)
-        listing = self.listing(root, split, limit=limit)
+        try:
+            listing = self.listing(root, split, limit=limit)
+        except _OTHER_SHAPE as error:
+            raise VeaError(
+                f"{root} is not as the layout {self.card.layout} has it: {_reason(error)} in split {split!r}; "
+                f"look at its tables. To obtain it: {self.card.obtain.strip()}"
+            ) from None
         about = hashlib.sha256(repr(self.option).encode())
         for _, record in listing:
             about.update(repr(record).encode("utf-8", "surrogatepass"))
@@ -94,6 +107,10 @@ class Source:
             yield self.read(Path(root), split, key, record)
 
 
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+
+
 def require_file(root: Path, name: str, card: Card) -> Path:
     """Returns ``root/name``; raises ``VeaError`` with the way to obtain the set when it does not exist."""
     path = root / name
@@ -104,36 +121,80 @@ def require_file(root: Path, name: str, card: Card) -> Path:
     return path
 
 
+def read_text(path: Path) -> str:
+    """Returns the text of a UTF-8 file, or UTF-16 with BOM; raises ``VeaError`` naming the line that is none."""
+    data = path.read_bytes()
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):  # as spreadsheets export "Unicode text"
+        data = data.decode("utf-16", "replace").encode("utf-8", "replace")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise VeaError(
+            f"{path}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8; save the file as UTF-8"
+        ) from None
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise VeaError(f"{path}, line {line}: it holds a zero byte; save the file as UTF-8 or copy it again")
+    return text
+
+
 def read_csv(path: Path, columns: Iterable[str]) -> list[dict[str, str]]:
-    """Returns the rows of a CSV file with a header; raises ``VeaError`` when a column is missing."""
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        rows = list(reader)
-    for column in columns:
-        if column not in (reader.fieldnames or ()):
-            raise VeaError(f"{path} has no column {column!r}{did_you_mean(column, reader.fieldnames or ())}")
+    """Returns the rows of a CSV file with a header.
+
+    Raises:
+        VeaError: it is not UTF-8, a column is missing, or a row has fewer or more cells than the header.
+    """
+    rows = []
+    reader = csv.reader(io.StringIO(read_text(path), newline=""))
+    try:
+        header = [name.strip() for name in next(reader, [])]  # Kaggle's icml_face_data.csv has blanks in front
+        for column in columns:
+            if column not in header:
+                raise VeaError(f"{path} has no column {column!r}{did_you_mean(column, header)}")
+        for cells in reader:
+            if not any(cell.strip() for cell in cells):
+                continue
+            if len(cells) > len(header) and not any(cell.strip() for cell in cells[len(header) :]):
+                cells = cells[: len(header)]  # a spreadsheet's empty cells
+            if len(cells) != len(header):
+                raise VeaError(
+                    f"{path}, line {reader.line_num}: {len(cells)} cells, the header has {len(header)}; complete the "
+                    "row, or put text with a comma in quotes"
+                )
+            rows.append(dict(zip(header, cells, strict=True)))
+    except csv.Error as error:
+        raise VeaError(f"{path}, line {reader.line_num}: {error}; mend the row") from None
     return rows
 
 
 def read_json(path: Path) -> Any:
     """Returns the value in a JSON file; raises ``VeaError`` when it is not JSON."""
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
+        return json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
         raise VeaError(f"{path} is not readable JSON: {error}") from None
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """Returns the rows of a file with one JSON object a line; raises ``VeaError`` naming the first bad line."""
     rows = []
-    with open(path, encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                if line.strip():
-                    rows.append(json.loads(line))
-            except ValueError as error:
-                raise VeaError(f"{path}, line {number}, is not readable JSON: {error}") from None
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        try:
+            row = json.loads(line) if line.strip() else {}
+        except (ValueError, RecursionError) as error:
+            raise VeaError(f"{path}, line {number}, is not readable JSON: {error}") from None
+        if not isinstance(row, dict):
+            raise VeaError(f"{path}, line {number}, is a {type(row).__name__} and must be an object with names")
+        if row:
+            rows.append(row)
     return rows
+
+
+def texts_of(value: Any) -> list[str]:
+    """Returns the captions in a value of raw data: one text is one caption, null and blank ones are none."""
+    several = value if isinstance(value, list) else [value]
+    return [text.strip() for text in several if isinstance(text, str) and text.strip()]
 
 
 def image_sample(path: Path, *, key: str, split: str, source: str, **known: Any) -> Sample:

@@ -25,7 +25,11 @@ def classes_of(info: dict[str, Any], field: str) -> tuple[str, ...]:
         VeaError: the indices are not 0 .. n-1.
     """
     entry = info.get(field, info if field == "emotion" and "label2idx" in info else {})
-    by_name: dict[str, Any] = entry.get("label2idx", entry if all(isinstance(v, int) for v in entry.values()) else {})
+    if not isinstance(entry, dict):
+        raise VeaError(f"info.json: {field!r} must be a map of names to indices, it is a {type(entry).__name__}")
+    by_name: Any = entry.get("label2idx", entry if all(isinstance(v, int) for v in entry.values()) else {})
+    if not isinstance(by_name, dict) or not all(type(index) is int for index in by_name.values()):
+        raise VeaError(f"info.json: 'label2idx' of {field!r} must be a map of names to whole numbers")
     if sorted(by_name.values()) != list(range(len(by_name))):
         raise VeaError(f"info.json: the indices of {field!r} are not 0 to {len(by_name) - 1}")
     return tuple(sorted(by_name, key=by_name.__getitem__))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vea.data.sample import Sample
-from vea.data.sources.base import Source, image_sample, require_file
+from vea.data.sources.base import Source, image_sample, read_text, require_file
 from vea.errors import VeaError
 
 
@@ -21,10 +21,10 @@ class RafDb(Source):
         path = require_file(root, "EmoLabel/list_patition_label.txt", self.card)
         names = self.card.label_fields["expression"].classes
         found = []
-        for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+        for number, line in enumerate(read_text(path).splitlines(), start=1):
             if not line.strip():
                 continue
-            file, _, label = line.strip().rpartition(" ")
+            file, label = [*line.rsplit(maxsplit=1), ""][:2]
             if not file or not label.isdigit() or not 1 <= int(label) <= len(names):
                 raise VeaError(f"{path}, line {number}: {line!r} is not an image name and a number 1 to {len(names)}")
             if file.startswith(f"{split}_"):

@@ -21,38 +21,7 @@ from vea.publish.report.plots import _figure, _names, _plot, caption_of, group_n
 from vea.storage.atomic import write_text
 from vea.storage.checkpoint import list_checkpoints
 
-_CSS = """
-:root { color-scheme: light dark; --page: #fff; --text: #1c2024; --dim: #5c646c; --line: #d9dde1; --card: #f5f6f8;
-  --mark: 37 99 235; --warn: #8a4b00; --warn-page: #fff3dc; }
-@media (prefers-color-scheme: dark) { :root { --page: #15181c; --text: #e4e7ea; --dim: #9aa3ab; --line: #343a41;
-  --card: #1d2126; --mark: 96 150 250; --warn: #ffcf85; --warn-page: #3a2b10; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 1100px; padding: 2rem 1.25rem 4rem; background: var(--page); color: var(--text);
-  font: 15px/1.5 system-ui, sans-serif; }
-h1 { font-size: 1.7rem; margin: 0; overflow-wrap: anywhere; }
-h2 { font-size: 1.25rem; margin: 2.5rem 0 .75rem; padding-bottom: .25rem; border-bottom: 1px solid var(--line); }
-h3 { font-size: 1rem; margin: 1.5rem 0 .5rem; }
-.dim { color: var(--dim); }
-.banner { margin: 1rem 0; padding: .75rem 1rem; border-left: 4px solid currentColor; border-radius: 4px;
-  color: var(--warn); background: var(--warn-page); font-weight: 600; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1.25rem; margin: 1rem 0; }
-dt { color: var(--dim); } dd { margin: 0; overflow-wrap: anywhere; }
-.grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 480px), 1fr)); gap: 1rem; }
-.errors { grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); }
-figure { margin: 0; padding: .75rem; background: var(--card); border-radius: 8px; }
-figure img { display: block; max-width: 100%; margin: 0 auto; }
-.errors img { width: 100%; height: 140px; object-fit: contain; }
-.none { height: 140px; display: grid; place-items: center; color: var(--dim); border: 1px dashed var(--line); }
-figcaption { margin-top: .5rem; font-size: .85rem; overflow-wrap: anywhere; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
-th:first-child { text-align: left; } th { font-weight: 600; } caption { text-align: left; color: var(--dim); }
-.confusion td { text-align: center; min-width: 3.2rem; border: 1px solid var(--page); }
-.confusion .right { outline: 2px solid rgb(var(--mark)); outline-offset: -2px; }
-pre { padding: 1rem; background: var(--card); border-radius: 8px; overflow-x: auto; font-size: .85rem; }
-summary { cursor: pointer; margin-top: 2.5rem; font-weight: 600; }
-"""
+_CSS = "\n" + Path(__file__).with_name("style.css").read_text(encoding="utf-8")
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from vea.commands import loader as loader_cli
 from vea.data.loading import loader
 from vea.taxonomy.fields import merged_fields
 from vea.data.loading.loader import EvalPlaces, eval_loader, train_loader
+from vea.tasks.items import item_spec
 from vea.taxonomy.fields import LabelField
 from vea.data.sample import Sample
 from vea.data.shards.index import read_index
@@ -83,11 +84,11 @@ def config(*refs, recipe=PretrainConfig, workers=0, batch=8, readers=4, seed=0, 
     )  # fmt: skip
 
 
-def steps(settings, *, start=0, count=3, world=1, micro=3, views="pretrain") -> list[dict]:
+def steps(settings, *, start=0, count=3, world=1, micro=3) -> list[dict]:
     """Returns the global batches of ``count`` steps, put together from all ranks and micro-batches."""
     local = settings.data.global_batch_size // world
     ranks = [
-        train_loader(settings, views=views, start_step=start, micro_batch=micro, rank=rank, world_size=world)
+        train_loader(settings, item_spec(settings), start_step=start, micro_batch=micro, rank=rank, world_size=world)
         for rank in range(world)
     ]
     whole = []
@@ -180,7 +181,7 @@ def test_the_masks_are_uniform_and_differ_by_step_slot_and_view(data):
 
 
 def test_labels(data):
-    batch = steps(config(data, recipe=RecogniseConfig, targets=dict.fromkeys(FIELDS, 1.0)), count=4, views="classify")
+    batch = steps(config(data, recipe=RecogniseConfig, targets=dict.fromkeys(FIELDS, 1.0)), count=4)
     batch = joined(batch)
     assert batch["image"].shape == (32, 3, 16, 16)
     columns = [batch["labels"][name] for name in FIELDS]
@@ -198,7 +199,7 @@ def test_labels(data):
 def test_grey_images_for_a_grey_network(data):
     settings = config(data, recipe=RecogniseConfig)
     settings.model.channels = 1
-    assert steps(settings, count=1, views="classify")[0]["image"].shape == (8, 1, 16, 16)
+    assert steps(settings, count=1)[0]["image"].shape == (8, 1, 16, 16)
 
 
 def test_a_mixture_has_its_weights_and_fractions(data, tmp_path):
@@ -218,7 +219,7 @@ def test_sets_that_disagree_about_a_label_are_refused(data, tmp_path):
         out = tmp_path / f"bad{number}"
         bad = write_dataset(unlabelled, out, name="bad", title="", fields={"expression": field}, card=None)
         with pytest.raises(VeaError, match="cannot be mixed") as caught:
-            steps(config(data, str(bad.root), recipe=RecogniseConfig), views="classify")
+            steps(config(data, str(bad.root), recipe=RecogniseConfig))
         assert data in str(caught.value) and str(bad.root) in str(caught.value)
 
 
@@ -260,11 +261,11 @@ def test_only_corrupt_images_end_the_run_with_a_sentence(tmp_path):
 
 def test_mistakes_are_sentences(data):
     with pytest.raises(VeaError, match="not a multiple of the 3 ranks"):
-        train_loader(config(data), views="pretrain", start_step=0, micro_batch=1, rank=0, world_size=3)
+        train_loader(config(data), item_spec(config(data)), start_step=0, micro_batch=1, rank=0, world_size=3)
     with pytest.raises(VeaError, match=r"data\.train"):
         steps(config())
     with pytest.raises(VeaError, match=r"no label 'expresion'.*expression"):
-        steps(config(data, recipe=RecogniseConfig, targets={"expresion": 1.0}), views="classify")
+        steps(config(data, recipe=RecogniseConfig, targets={"expresion": 1.0}))
     settings = config(data)
     settings.model.encoder.args = {"patch_size": 5}
     with pytest.raises(VeaError, match="not a multiple of the encoder's patch size"):
@@ -275,7 +276,7 @@ def test_mistakes_are_sentences(data):
 def test_batches_that_are_kept_are_not_overwritten(data, views):
     def batches(workers):
         settings = config(data, workers=workers)
-        return train_loader(settings, views=views, start_step=0, micro_batch=3, rank=0, world_size=1)
+        return train_loader(settings, item_spec(settings), start_step=0, micro_batch=3, rank=0, world_size=1)
 
     one, two = batches(2), batches(0)
     kept = [next(one) for _ in range(30)]  # more than there are buffers
@@ -307,7 +308,9 @@ def test_a_loader_leaves_torchs_generator_alone(data):
 
 
 def test_workers_outlive_the_signals_that_ask_the_trainer_to_save(data):
-    batches = train_loader(config(data, workers=1), views="pretrain", start_step=0, micro_batch=8, rank=0, world_size=1)
+    batches = train_loader(
+        config(data, workers=1), item_spec(config(data, workers=1)), start_step=0, micro_batch=8, rank=0, world_size=1
+    )
     next(batches)
     (worker,) = multiprocessing.active_children()
     for number in (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT):
@@ -323,9 +326,10 @@ def test_a_script_that_still_holds_a_loader_ends_at_once(data):
     script = f"""
 from vea.config import *
 from vea.data.loading.loader import train_loader
+from vea.tasks.items import item_spec
 data = DataConfig(train=[DatasetRef(path={data!r})], global_batch_size=8, virtual_readers=4, workers=2)
 config = PretrainConfig(name="x", data=data, train=TrainConfig(steps=1), augment=AugmentConfig(image_size=16))
-batches = train_loader(config, views="pretrain", start_step=0, micro_batch=8, rank=0, world_size=1)
+batches = train_loader(config, item_spec(config), start_step=0, micro_batch=8, rank=0, world_size=1)
 print(len(next(batches)["keys"]))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
@@ -362,7 +366,7 @@ def test_evaluation_reads_every_sample_once_in_order(data, world, workers, batch
     settings = config(recipe=RecogniseConfig, workers=workers)
     refs = [DatasetRef(path=data), DatasetRef(path=data, fraction=0.1)]
     ranks = [
-        list(eval_loader(settings, views="classify", refs=refs, batch_size=batch_size, rank=rank, world_size=world))
+        list(eval_loader(settings, item_spec(settings), refs=refs, batch_size=batch_size, rank=rank, world_size=world))
         for rank in range(world)
     ]
     assert len({len(batches) for batches in ranks}) == 1
@@ -380,7 +384,7 @@ def test_evaluation_reads_every_sample_once_in_order(data, world, workers, batch
 def test_sets_in_turn_are_a_whole_pass_too(tmp_path):
     sizes = {"a": 2, "b": 20, "c": 5}
     refs = [DatasetRef(path=write(tmp_path / name, size, prefix=name)) for name, size in sizes.items()]
-    batches = eval_loader(config(), views="pretrain", refs=refs, batch_size=6, rank=0, world_size=1, in_turn=True)
+    batches = eval_loader(config(), item_spec(config()), refs=refs, batch_size=6, rank=0, world_size=1, in_turn=True)
     whole = joined(list(batches))
     keys = list(itertools.compress(whole["keys"], whole["valid"].tolist()))
     assert keys[:8] == ["a0000", "b0000", "c0000", "a0001", "b0001", "c0001", "b0002", "c0002"]
@@ -403,7 +407,7 @@ def test_evaluation_leaves_corrupt_images_out(tmp_path, caplog):
     root = write(tmp_path / "set", 20)
     break_images(root, {"s0007"})
     refs = [DatasetRef(path=root)]
-    whole = joined(list(eval_loader(config(), views="pretrain", refs=refs, batch_size=6, rank=0, world_size=1)))
+    whole = joined(list(eval_loader(config(), item_spec(config()), refs=refs, batch_size=6, rank=0, world_size=1)))
     assert whole["replaced"] == ["s0007"] and whole["keys"][7] == "s0007"
     assert [n for n in range(20) if not whole["valid"][n]] == [7]
     assert "s0007" in caplog.text
@@ -412,7 +416,7 @@ def test_evaluation_leaves_corrupt_images_out(tmp_path, caplog):
 def test_evaluation_masks_do_not_depend_on_the_batch_size(data):
     refs = [DatasetRef(path=data)]
     one, two = (
-        joined(list(eval_loader(config(), views="pretrain", refs=refs, batch_size=size, rank=0, world_size=1)))
+        joined(list(eval_loader(config(), item_spec(config()), refs=refs, batch_size=size, rank=0, world_size=1)))
         for size in (7, 50)
     )
     assert torch.equal(one["noise"][:101], two["noise"][:101]) and torch.equal(one["scene"][:101], two["scene"][:101])

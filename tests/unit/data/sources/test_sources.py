@@ -17,12 +17,12 @@ from PIL import Image
 
 from vea.data.cards import find_card, read_card
 from vea.data.sample import Sample
-from vea.data.shards.reader import ShardReader
 from vea.data.shards.index import read_index
+from vea.data.shards.reader import ShardReader
+from vea.data.shards.writer import Skipped
 from vea.data.sources import LAYOUTS, make_source
 from vea.data.sources.captions import person_boxes
 from vea.data.sources.fer2013plus import majority_class, multi_target, vote_distribution
-from vea.data.shards.writer import Skipped
 from vea.errors import VeaError
 from vea.taxonomy.emotions import FER2013_7, FERPLUS_8, MIKELS_8
 
@@ -633,7 +633,7 @@ def test_rafdb_counts_from_one(tmp_path):
         read_all("rafdb", tmp_path, "train")
 
 
-@pytest.mark.parametrize("classes, keys", [(7, {"1", "2"}), (8, {"1", "2", "3"})])
+@pytest.mark.parametrize("classes, keys", [(7, {"train_1", "train_2"}), (8, {"train_1", "train_2", "train_3"})])
 def test_affectnet_reads_npy_annotations(tmp_path, classes, keys):
     rows = {"1": (1, 0.5, -0.25), "2": (6, -2, -2), "3": (7, 0.0, 0.0), "4": (8, 0.0, 0.0)}  # 8 to 10: none, uncertain
     for key, values in rows.items():
@@ -643,8 +643,8 @@ def test_affectnet_reads_npy_annotations(tmp_path, classes, keys):
             np.save(tmp_path / "train_set" / "annotations" / f"{key}_{part}.npy", np.array(str(value)))
     found = read_all(f"affectnet{classes}", tmp_path, "train")
     assert set(found) == keys
-    assert found["1"].labels == {"expression": "happy", "valence": 0.5, "arousal": -0.25}
-    assert found["2"].labels == {"expression": "anger"}  # -2: nobody rated it
+    assert found["train_1"].labels == {"expression": "happy", "valence": 0.5, "arousal": -0.25}
+    assert found["train_2"].labels == {"expression": "anger"}  # -2: nobody rated it
 
 
 def web_tar(path: Path, members: dict[str, bytes]) -> Path:
@@ -851,3 +851,52 @@ def test_artemis_v2_takes_equally_many_old_rows_and_cuts_by_painting(tmp_path):
         not set(found["train"]) & set(found["test"])
         and 0.7 < len(found["train"]) / sum(map(len, found.values())) < 0.95
     )
+
+
+# ---------------------------------------------------------------------------------------------- tables that are damaged
+
+HEADER = "file,category,valence_mean,arousal_mean,caption_human,split\n"
+GOOD_ROW = "a.jpg,Animal,3.5,2.0,a dog,train\n"
+
+
+@pytest.mark.parametrize(
+    ("table", "wanted"),
+    [
+        (HEADER.encode() + b"a.jpg,Animal,3.5,2.0,caf\xe9,train\n", r"line 2: byte 0xe9 is not UTF-8"),
+        ((HEADER + GOOD_ROW).encode("utf-16"), r"line 1: byte 0xff is not UTF-8"),
+        (HEADER.encode() + b"a.jpg,Ani\0mal,3.5,2.0,a,train\n", r"line 2: it holds a zero byte"),
+        ((HEADER + GOOD_ROW + "b.jpg,Animal\n").encode(), r"line 3: 2 cells, the header has 6"),
+        ((HEADER + "a.jpg,Animal,3.5,2.0,a dog, running,train\n").encode(), r"line 2: 7 cells.*in quotes"),
+        ((HEADER + 'a.jpg,Animal,3.5,2.0,"' + "x" * 200_000 + '",train\n').encode(), r"line 2: field larger than"),
+        (b"", r"has no column 'file'"),
+        (b"file,category\n", r"has no column 'valence_mean'"),
+    ],
+)
+def test_a_damaged_table_is_one_sentence_with_file_and_line(tmp_path, table, wanted):
+    put(tmp_path / "oasis.csv", table)
+    put(tmp_path / "images" / "a.jpg", b"")
+    with pytest.raises(VeaError, match=wanted) as told:
+        read_all("oasis", tmp_path, "train")
+    assert "oasis.csv" in str(told.value) and "\n" not in str(told.value)
+
+
+def test_blank_lines_and_a_mark_in_front_are_no_damage(tmp_path):
+    put(tmp_path / "oasis.csv", b"\xef\xbb\xbf" + (HEADER + "\n" + GOOD_ROW + "\r\n").encode())
+    put(tmp_path / "images" / "a.jpg", b"x")
+    assert list(read_all("oasis", tmp_path, "train")) == ["a"]
+
+
+@pytest.mark.parametrize("value", [None, 1, "amusement", [], [1], {"label2idx": [0]}, {"label2idx": {"a": "0"}},
+                                   {"label2idx": {"a": None}}, {"label2idx": {"a": 0.0}}])  # fmt: skip
+def test_emosets_info_of_another_shape_is_one_sentence(tmp_path, value):
+    put(tmp_path / "info.json", json.dumps({"emotion": value, "scene": {"label2idx": {"x": 0}}}))
+    with pytest.raises(VeaError, match=r"info\.json"):
+        make_source(find_card("emoset", CARDS)).fields(tmp_path)
+
+
+@pytest.mark.parametrize("row", ["1", '"x"', "[]", "null", "[" * 5000])
+def test_a_line_of_json_that_is_no_object_is_named(tmp_path, row):
+    put(tmp_path / "captions.jsonl", '{"file": "a.jpg", "captions": ["x"], "split": "train"}\n' + row + "\n")
+    put(tmp_path / "images" / "a.jpg", b"")
+    with pytest.raises(VeaError, match=r"captions\.jsonl, line 2"):
+        make_source(find_card("flickr8k_1k", CARDS)).to_write(tmp_path, "train")
