@@ -1,6 +1,8 @@
 """Video: frames/s at 1080p, memory over a long file, and what the chain over a track is worth.
 
-    python benchmarks/video.py [--parts speed,memory,chain,clip] [--minutes 10] [--json FILE]    # chain, clip: VEA_DATA
+    python benchmarks/video.py [--parts speed,memory,chain,clip] [--minutes 10] [--picture PNG] [--json FILE]
+
+Parts chain and clip need VEA_DATA.
 
 - speed: one drawn face at 1080p, every frame read, found, tracked and recognised; median over five stretches.
 - memory: resident memory of this process while a clip of 320x180 is read again and again as one file.
@@ -34,7 +36,7 @@ from vea.data.sources.fer2013plus import Fer2013Plus
 from vea.data.synthetic.moving import DrawnFace, draw_frame
 from vea.errors import RunError, VeaError, command
 from vea.faces.video import require_av
-from vea.inference.video import smooth, track
+from vea.inference.video import Row, smooth, track
 
 CARDS = Path(__file__).resolve().parents[1] / "datasets" / "cards"
 STAY, LENGTH, SERIES, SEEDS = 0.9, 100, 40, (0, 1, 2)
@@ -185,10 +187,26 @@ def chain(root: Path) -> dict[str, Any]:
     return found | {"accuracy": rows, "mean": means, "gain_over_frames": gains}
 
 
-def clip(root: Path) -> dict[str, Any]:
+def draw(rows: list[Row], path: Path) -> None:
+    """Draws the probabilities over time, of each frame alone and smoothed."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    for axes, what in zip(figure.subplots(2, 1, sharex=True), ("raw", "probabilities")):
+        shares = {name: [getattr(row, what)[name] for row in rows] for name in rows[0].raw}
+        axes.stackplot([row.time for row in rows], *shares.values(), labels=list(shares))
+        axes.set(ylim=(0, 1), xlim=(rows[0].time, rows[-1].time), ylabel="alone" if what == "raw" else "smoothed")
+    axes.set_xlabel("seconds")
+    axes.legend(ncols=7, loc="lower center", fontsize=7)
+    figure.savefig(path, dpi=100)
+
+
+def clip(root: Path, picture: Path | None) -> dict[str, Any]:
     """Returns stretches (from, to, expression) of the sample clip, and how its frames' errors hang together."""
     (path,) = root.glob("*.mp4")
     rows = list(track(path))
+    if picture:
+        draw(rows, picture)
     logits = np.log(np.clip([list(row.raw.values()) for row in rows], 1e-4, 1))
     kernel = np.ones(49) / 49  # two seconds
     rest = logits - np.stack([np.convolve(np.pad(c, 24, mode="edge"), kernel, "valid") for c in logits.T], 1)
@@ -218,6 +236,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--frames", type=int, default=50, help="of the 1080p clip")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--minutes", type=float, default=10, help="of the long file")
+    parser.add_argument("--picture", type=Path, help="of the clip's timeline")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args(argv)
     data = os.environ.get("VEA_DATA")
@@ -227,7 +246,7 @@ def main(argv: list[str]) -> int:
             "speed": lambda: speed(Path(folder), frames=arguments.frames, threads=arguments.threads),
             "memory": lambda: memory(Path(folder), minutes=arguments.minutes),
             "chain": lambda: chain(Path(str(data)) / "fer2013plus"),
-            "clip": lambda: clip(Path(str(data)) / "video_sample"),
+            "clip": lambda: clip(Path(str(data)) / "video_sample", arguments.picture),
         }
         for name in arguments.parts.split(","):
             if name not in parts:
