@@ -152,6 +152,22 @@ def test_onnx_equals_torch_on_faces(tmp_path, monkeypatch, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["e.onnx"]
 
 
+def test_onnx_equals_torch_on_scenes(tmp_path):
+    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    model = open_model("scene")
+    images, where = check_images(model)  # OASIS's validation split where it is, else drawn scenes
+    out = tmp_path / "scene.onnx"
+    assert max(onnx.export_onnx(model, out, images=images[:8]).values()) < 1e-4, where
+    session = runtime.InferenceSession(out)
+    values = session.run(["valence", "arousal"], {"images": images[8:11].numpy()})  # on the raters' scale
+    for name, found in zip(("valence", "arousal"), values):
+        assert found == pytest.approx(outputs(model.task, images[8:11])[name].numpy(), abs=1e-4)
+    texts = session.get_modelmeta().custom_metadata_map
+    assert json.loads(texts["ranges"])["valence"] == [1.0, 7.0]
+    assert json.loads(texts["preprocessing"])["region"] == "image"
+
+
 def test_timm_gives_the_features_of_a_pretraining_run(tmp_path, repository, capsys, monkeypatch):
     from vea.tasks.pretrain import PretrainTask
 
