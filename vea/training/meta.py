@@ -115,7 +115,7 @@ def activation_bytes(task: Task, config: RunConfig) -> int:
         outputs: Any = None
         if isinstance(task, PretrainTask):
             views = torch.empty(batch, 3, size, size)
-            outputs = task.model(views, views, torch.empty(batch, 2, task.num_patches))
+            outputs = task.model(views, views, torch.empty(batch, 2, task.model.mim.num_patches))
         elif isinstance(config, RecogniseConfig):
             encoder: Any = task.train().trunk()
             with torch.set_grad_enabled(config.model.train != "linear"):
