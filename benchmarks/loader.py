@@ -2,6 +2,7 @@
 
     python benchmarks/loader.py --json loader.json
     VEA_DATA=... python benchmarks/loader.py             # photographs (oasis), otherwise drawn 500 x 375 scenes
+    python benchmarks/loader.py --large 1600 --images 48 --json large.json   # large JPEGs: decoded whole or as needed
     python benchmarks/loader.py --soak 1000000 --data data/fer2013plus      # memory over a million samples
 
 What is compared, each with the same JPEG files, workers and batch size, worker start included:
@@ -52,6 +53,8 @@ from vea.data.loading.loader import train_loader
 from vea.data.sample import Sample
 from vea.data.shards.plan import write_dataset
 from vea.data.shards.reader import ShardReader
+from vea.data.views import decode as decoding
+from vea.data.views.views import Views
 from vea.errors import RunError, VeaError, command
 from vea.tasks.items import item_spec
 
@@ -291,6 +294,36 @@ def soak(count: int, *, data: str, size: int, workers: int, path: Path | None) -
         raise RunError("memory grew by more than 5 %")
 
 
+def large(side: int, *, images: int, samples: int, rounds: int, path: Path | None) -> None:
+    """Prints images/s of two views of JPEGs of ``side`` pixels, decoded whole and at a scale, in turns."""
+    what, files = jpegs(images)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder, enlarged = Path(temporary), []
+        for data in files:
+            picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+            factor = side / max(picture.shape[:2])
+            picture = cv2.resize(picture, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
+            enlarged.append(cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes())
+        rows = {"train": [Sample(f"{i:05d}", data, "jpg") for i, data in enumerate(enlarged)]}
+        write_dataset(rows, folder / "shards", name="bench", title=what, fields={}, card=None)
+        scaled_from = decoding.SCALED_FROM
+        speeds: dict[str, list[float]] = {"whole": [], "scaled": []}
+        for _ in range(rounds):
+            for name, row in speeds.items():
+                decoding.SCALED_FROM = scaled_from if name == "scaled" else sys.maxsize
+                row.append(measure("vea", folder, samples, 0)[0])
+        views = Views(AugmentConfig(image_size=SIZE), seed=0, train=False)
+        moved = [abs(views.one(decoding.Encoded(data), key="").astype(int) - views.one(decoding.decode(data), key=""))
+                 for data in enlarged]  # fmt: skip
+    ratios = [fast / slow for fast, slow in zip(speeds["scaled"], speeds["whole"], strict=True)]
+    record = {"pictures": f"{images} {what} of {side} pixels", "images_per_s": speeds, "ratios": ratios,
+              "ratio": statistics.median(ratios), "mean_difference": np.mean([row.mean() for row in moved]),
+              "max_difference": int(max(row.max() for row in moved))}  # fmt: skip
+    print(json.dumps(record, indent=1))
+    if path:
+        path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
 @command
 def main(argv: list[str]) -> None:
     """Runs the benchmark."""
@@ -301,6 +334,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--soak", type=int, metavar="SAMPLES", help="memory over so many samples, and nothing else")
+    parser.add_argument("--large", type=int, metavar="SIDE", help="JPEGs of this longer side, and nothing else")
     parser.add_argument("--data", help="--soak: a prepared set")
     parser.add_argument("--size", type=int, default=64, help="--soak: pixels of a view")
     arguments = parser.parse_args(argv)
@@ -313,6 +347,9 @@ def main(argv: list[str]) -> None:
         soak(arguments.soak, data=arguments.data, size=arguments.size, workers=arguments.workers, path=arguments.json)
         return
 
+    if arguments.large:
+        given = {name: getattr(arguments, name) for name in ("images", "samples", "rounds")}
+        return large(arguments.large, path=arguments.json, **given)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         what, files = jpegs(arguments.images)

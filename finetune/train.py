@@ -7,11 +7,15 @@
     python finetune/train.py configs/finetune/expression_faces_vit.yaml \\
         train.init_from=runs/faces name=expression-faces-vit-pretrained                 # from a pretraining run
     python finetune/evaluate.py runs/expression-faces-vit --split test                  # what it learned
+    python finetune/train.py --folder own/ [--out RUN] [--region face]    # your class folders in, a tested model out
 """
 
 from __future__ import annotations
 
+import argparse
+import shlex
 import sys
+from pathlib import Path
 
 from vea.distributed import preempt
 
@@ -21,13 +25,32 @@ if __name__ == "__main__":
 from vea.config import FinetuneConfig, config_from_command_line
 from vea.distributed import runtime as vea_runtime
 from vea.errors import command
+from vea.inference.folder import train_on_folder
 from vea.publish.report.page import write_report
 from vea.training.finetune import fine_tune
+
+
+def own_folder(argv: list[str]) -> None:
+    """Trains on ``--folder`` and ends with the line to try."""
+    parser = argparse.ArgumentParser(description="class folders of photographs in, a tested model out")
+    parser.add_argument(
+        "--folder", type=Path, required=True, help="one folder of pictures per class, three and more in each"
+    )
+    parser.add_argument("--out", type=Path, metavar="RUN", help="run folder (runs/<name of the folder>)")
+    parser.add_argument("--region", choices=("auto", "face", "scene"), default="auto",
+                        help="what is looked at; auto: faces where most pictures have one")  # fmt: skip
+    arguments = parser.parse_args(argv)
+    result = train_on_folder(arguments.folder, arguments.out, region=arguments.region)
+    print(f"report: {write_report(result.run)}")
+    print(f"try: vea predict --model {shlex.quote(str(result.run))} PICTURE")
 
 
 @command
 def main(argv: list[str]) -> None:
     """Runs the recipe."""
+    if any(argument.split("=")[0] == "--folder" for argument in argv):
+        own_folder(argv)
+        return
     config = config_from_command_line(__doc__, argv, FinetuneConfig)
     runtime = vea_runtime.start(config.runtime, precision=config.train.precision)
     summary = fine_tune(config, runtime)

@@ -112,6 +112,9 @@ class TrainConfig(Section):
     eval_every: int | None = Field(
         None, ge=1, description="steps between validations; the last step always validates; null: only that"
     )
+    patience: int | None = Field(
+        None, ge=1, description="validations without a better select_by after which the run ends; null: all steps"
+    )
     checkpoint_every: int = Field(500, ge=1, description="steps between checkpoints; the last step always writes one")
     keep_last: int = Field(2, ge=1, description="so many newest checkpoints are kept")
     keep_every: int | None = Field(
@@ -122,7 +125,9 @@ class TrainConfig(Section):
         description="auto: from the newest checkpoint of the run folder; never; or PATH of a checkpoint of this run",
     )
     init_from: str | None = Field(
-        None, description="weights that start a NEW run: a run folder, a checkpoint or a weight file; null: none"
+        None,
+        description="weights that start a NEW run: a run folder, a checkpoint, a weight file, or for recognisers the "
+        "name of a model that ships; null: none",
     )
 
     @model_validator(mode="after")

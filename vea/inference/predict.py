@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from vea.data.views.decode import say_once
-from vea.data.views.pictures import ImageLike, is_single, read_image
+from vea.data.views.pictures import ImageLike, is_single, read_image, read_view
 from vea.data.views.views import Views
 from vea.distributed.runtime import compute_device
 from vea.errors import RunError, VeaError
@@ -160,27 +160,27 @@ class Predictor:
     def _pictures(
         self, images: Iterable[ImageLike], *, detect_faces: bool = True, batch_size: int = 32, urls: bool = False
     ) -> Iterator[Prediction | VeaError]:
-        waiting: list[list[tuple[Box, float]] | VeaError | None] = []  # None: the image as a whole
+        waiting: list[list[Detection] | VeaError | None] = []  # None: the image as a whole
         crops: list[np.ndarray] = []
         for image in images:
             try:
-                array = read_image(image, urls=urls)
+                if detect_faces and self.reads_faces:
+                    array = read_image(image, urls=urls)
+                    faces = self._faces(array)
+                    crops += [self._crop(array, face) for face in faces]
+                    waiting.append(faces)
+                    del array  # not kept while the caller works on what is yielded
+                else:  # as in evaluation
+                    crops.append(read_view(image, self._view.scene, urls=urls))
+                    waiting.append(None)
             except VeaError as error:
                 waiting.append(error)
-            else:
-                faces = self._faces(array) if detect_faces and self.reads_faces else None
-                if faces is None:
-                    crops.append(self._view.one(array, key=""))  # as in evaluation
-                else:
-                    crops += [self._crop(array, face) for face in faces]
-                waiting.append(faces)
-                del array  # not kept while the caller works on what is yielded
             if max(len(waiting), len(crops)) >= batch_size:
                 yield from self._classified(waiting, crops)
                 waiting, crops = [], []
         yield from self._classified(waiting, crops)
 
-    def _faces(self, array: np.ndarray) -> list[tuple[Box, float]]:
+    def _faces(self, array: np.ndarray) -> list[Detection]:
         if self._detect is None:
             self._detect = face_detector()
         return self._detect(array)
@@ -191,7 +191,7 @@ class Predictor:
         return self._view.face(array, face[0])
 
     def _classified(
-        self, waiting: list[list[tuple[Box, float]] | VeaError | None], crops: list[np.ndarray]
+        self, waiting: list[list[Detection] | VeaError | None], crops: list[np.ndarray]
     ) -> Iterator[Prediction | VeaError]:
         outputs = self.outputs(crops)
         rows = iter([{name: values[number] for name, values in outputs.items()} for number in range(len(crops))])

@@ -33,7 +33,8 @@ from vea.data.shards.index import read_index
 from vea.errors import VeaError, did_you_mean
 from vea.metrics.probes import Split, choose, constant, report
 from vea.models.vit import sincos_positions
-from vea.models.weights import encoder_form, encoder_part, load_encoder, read_weight_file
+from vea.models.weight_files import read_weight_file
+from vea.models.weights import encoder_form, encoder_part, load_encoder
 from vea.progress import Progress
 from vea.storage import atomic
 from vea.storage.checkpoint import find_weights, load_weights

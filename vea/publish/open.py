@@ -17,7 +17,8 @@ from vea.distributed.runtime import compute_device
 from vea.errors import VeaError, did_you_mean
 from vea.models.cnn import NETWORKS
 from vea.models.mim import MaskedAutoencoder
-from vea.models.weights import load_encoder, read_weight_file
+from vea.models.weight_files import read_weight_file
+from vea.models.weights import load_encoder
 from vea.publish.hub import REPOSITORY, download
 from vea.storage.checkpoint import find_weights, load_weights
 from vea.tasks.recognise import RecogniseTask, build_trunk

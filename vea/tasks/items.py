@@ -12,6 +12,7 @@ from vea.data.loading.collate import Item, LabelEncoder, mask_noise
 from vea.data.loading.items import Drawn, ItemMaker, ItemSpec, Place
 from vea.data.loading.sets import ShardSet
 from vea.data.prompts import prompt
+from vea.data.views.decode import Encoded
 from vea.data.views.person import head_window
 from vea.data.views.views import Views
 from vea.errors import VeaError, did_you_mean
@@ -105,8 +106,9 @@ class _LabelMaker(ItemMaker):
         self.encoder, self.head_only = encoder, config.augment.region == "head"
 
     def item(self, drawn: Drawn) -> Item:
-        image = drawn.image
+        image: np.ndarray | Encoded = drawn.image
         if self.head_only:
+            image = drawn.image.pixels()
             height, width = image.shape[:2]
             window = head_window(drawn.person_boxes(), width=width, height=height)
             if window is not None:

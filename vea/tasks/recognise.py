@@ -6,6 +6,7 @@ Classes and distributions: cross-entropy. Label sets: binary cross-entropy. Valu
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -176,14 +177,15 @@ class RecogniseTask(Task):
         return self
 
     def load_pretrained(self, path: str) -> str:
-        """Loads the encoder of the run or weight file at ``path`` and its image statistics; returns what was loaded.
+        """Loads an encoder and its image statistics from a run, a weight file or a model that ships; says what.
 
         Raises:
             VeaError: nothing there fits this encoder.
         """
         from vea.storage.checkpoint import load_weights
+        from vea.tasks.saved import shipped_models
 
-        weights, metadata = load_weights(path)
+        weights, metadata = load_weights(path if Path(path).exists() else shipped_models().get(path, path))
         loaded = load_encoder(self.encoder, weights, where=f"train.init_from: {path}")
         statistics = metadata.get("task", {})
         mean, std = statistics.get("mean"), statistics.get("std")

@@ -14,7 +14,7 @@ from vea.distributed.check import announced_world_size
 from vea.errors import VeaError, did_you_mean
 from vea.storage import checkpoint
 from vea.tasks.recognise import RecogniseTask
-from vea.tasks.saved import open_model
+from vea.tasks.saved import open_model, shipped_models
 from vea.taxonomy.fields import check_same_classes
 from vea.training.engine import micro_batch_size
 from vea.training.meta import meta_task, sizes
@@ -86,6 +86,8 @@ def check_init_from(config: RunConfig) -> Iterator[Finding]:
     path = config.train.init_from
     if path is None:
         return
+    if not Path(path).exists() and isinstance(config, RecogniseConfig):
+        path = str(shipped_models().get(path, path))
     if not Path(path).exists():
         how = "put them there; published MAE weights become such a folder by `vea import-weights mae FILE OUT`"
         yield Finding("missing", "init_from", f"no weights at {path}", how)

@@ -211,10 +211,10 @@ def _train(
         )
     if run.owes_validation and eval_batches is not None:
         _validate(run, ema, log, eval_batches)
-    if run.step >= settings.steps:
+    if run.step >= settings.steps or run.out_of_patience:
         return
     batches = iter(train_batches(run.step, micro))
-    while run.step < settings.steps:
+    while run.step < settings.steps and not run.out_of_patience:
         step = run.step
         stragglers.set_place(f"step {step}")
         rate = learning_rate(step, settings, global_batch_size=config.data.global_batch_size)
@@ -287,6 +287,10 @@ def _train(
             stragglers.set_place(f"the validation at step {run.step}")
             _validate(run, ema, log, eval_batches)  # type: ignore[arg-type]
             meter.restart_clock()
+            if not is_last and run.out_of_patience:
+                is_last = True
+                if log:
+                    log.say(f"nothing better for {settings.patience} validations: ended at step {run.step}")
         run.writer.check()
         if run.step % settings.checkpoint_every == 0 or is_last or asked_to_stop:
             run.save(optimizer, ema, behind=not (is_last or asked_to_stop))

@@ -138,6 +138,12 @@ class _Run:
             atomic.write_text(self.dir / "config.yaml", to_yaml(self.config))
         return chosen
 
+    @property
+    def out_of_patience(self) -> bool:
+        """Whether ``train.patience`` validations brought nothing better: a function of the step and the best one."""
+        patience, every = self.config.train.patience, self.config.train.eval_every
+        return bool(patience and every and self.best and self.step - self.best["step"] >= patience * every)
+
     def metadata(self, **extra: Any) -> dict[str, Any]:
         return {
             "recipe": self.config.recipe,

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vea.commands.shards import contact_sheet
+from vea.commands.shards import main as shards_main
 from vea.data import synthetic
 from vea.data.duplicates import MAX_BITS, duplicate_lines, near_pairs, picture_hash
 from vea.data.sample import Sample
 from vea.data.shards.index import read_index
-from vea.commands.shards import contact_sheet
-from vea.commands.shards import main as shards_main
 from vea.data.shards.plan import write_dataset
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from vea.config import DatasetRef
 from vea.data.loading.collate import Item
 from vea.data.loading.sets import ShardSet
-from vea.data.views.decode import CorruptImage, decode
+from vea.data.views.decode import CorruptImage, Encoded
 from vea.data.views.views import Views
 
 Place = tuple[int, int]  # (step, slot); evaluation: (batch, sample)
@@ -29,12 +29,12 @@ class ItemSpec(Protocol):
 
 @dataclass(frozen=True)
 class Drawn:
-    """Sample ``i`` of a set, decoded, and the place of the batch that it was drawn for."""
+    """Sample ``i`` of a set, its picture, and the place of the batch that it was drawn for."""
 
     shards: ShardSet
     i: int
     key: str
-    image: np.ndarray  # RGB uint8 (H, W, 3)
+    image: Encoded  # its pixels are decoded at the scale that the views need
     metadata: dict[str, Any]
     pass_number: int
     place: Place
@@ -80,10 +80,9 @@ class ItemMaker:
         """Returns the item of kept sample ``i``; raises ``Unusable`` with its key when the image is corrupt."""
         key, data, metadata = shards.read(i)
         try:
-            image = decode(data)
+            return self.item(Drawn(shards, i, key, Encoded(data), metadata, pass_number, place))
         except CorruptImage as error:
             raise Unusable(key, shards.name, str(error)) from None
-        return self.item(Drawn(shards, i, key, image, metadata, pass_number, place))
 
     def blank(self, shards: ShardSet, *, place: Place, problem: Unusable | None = None) -> Item:
         """Returns a row that is not valid: padding, or where a sample should have been."""

@@ -122,8 +122,10 @@ def require_file(root: Path, name: str, card: Card) -> Path:
 
 
 def read_text(path: Path) -> str:
-    """Returns the text of a UTF-8 file, with or without BOM; raises ``VeaError`` naming the line that is none."""
+    """Returns the text of a UTF-8 file, or UTF-16 with BOM; raises ``VeaError`` naming the line that is none."""
     data = path.read_bytes()
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):  # as spreadsheets export "Unicode text"
+        data = data.decode("utf-16", "replace").encode("utf-8", "replace")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -146,13 +148,15 @@ def read_csv(path: Path, columns: Iterable[str]) -> list[dict[str, str]]:
     rows = []
     reader = csv.reader(io.StringIO(read_text(path), newline=""))
     try:
-        header = next(reader, [])
+        header = [name.strip() for name in next(reader, [])]  # Kaggle's icml_face_data.csv has blanks in front
         for column in columns:
             if column not in header:
                 raise VeaError(f"{path} has no column {column!r}{did_you_mean(column, header)}")
         for cells in reader:
-            if not any(cells):
+            if not any(cell.strip() for cell in cells):
                 continue
+            if len(cells) > len(header) and not any(cell.strip() for cell in cells[len(header) :]):
+                cells = cells[: len(header)]  # a spreadsheet's empty cells
             if len(cells) != len(header):
                 raise VeaError(
                     f"{path}, line {reader.line_num}: {len(cells)} cells, the header has {len(header)}; complete the "
@@ -185,6 +189,12 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
         if row:
             rows.append(row)
     return rows
+
+
+def texts_of(value: Any) -> list[str]:
+    """Returns the captions in a value of raw data: one text is one caption, null and blank ones are none."""
+    several = value if isinstance(value, list) else [value]
+    return [text.strip() for text in several if isinstance(text, str) and text.strip()]
 
 
 def image_sample(path: Path, *, key: str, split: str, source: str, **known: Any) -> Sample:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vea.data.sample import Sample
-from vea.data.sources.base import Source, image_sample, read_jsonl, require_file
+from vea.data.sources.base import Source, image_sample, read_jsonl, require_file, texts_of
 from vea.errors import VeaError
 
 
@@ -57,6 +57,6 @@ class Captions(Source):
             key=key,
             split=split,
             source=folder.resolve().name,
-            text=[caption.strip() for caption in row["captions"] if caption.strip()],
-            person_boxes=person_boxes(row.get("objects", ())),
+            text=texts_of(row["captions"]),
+            person_boxes=person_boxes(row.get("objects") or ()),
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import cv2
 import numpy as np
 
 from vea.data.sample import Sample
-from vea.data.sources.base import Source, read_csv, require_file
+from vea.data.sources.base import Source, read_csv, read_text, require_file
 from vea.data.sources.fer2013plus import majority_class, multi_target, vote_distribution
 from vea.errors import VeaError
 from vea.taxonomy.fields import LabelField
@@ -34,25 +35,32 @@ class Fer2013Csv(Source):
 
     def records(self, root: Path, split: str) -> Iterable[tuple[str, Any]]:
         """Returns (ferNNNNNNN by row, (row, votes)) in the order of the file."""
-        path = require_file(root, "fer2013.csv", self.card)
+        path = self._table(root)
         rows = read_csv(path, ["emotion", "pixels", "Usage"])
         votes = self._votes(root, len(rows))
         return [
             (f"fer{number:07d}", (row, votes[number]))
             for number, row in enumerate(rows)
-            if row["Usage"] == _USAGE[split]
+            if row["Usage"].strip() == _USAGE[split]
         ]
+
+    def _table(self, root: Path) -> Path:
+        """Returns the file by either of the names that Kaggle has given it."""
+        other = root / "icml_face_data.csv"
+        return other if other.is_file() else require_file(root, "fer2013.csv", self.card)
 
     def _votes(self, root: Path, rows: int) -> list[list[int] | None]:
         path = root / "fer2013new.csv"
         if not path.is_file():
             return [None] * rows
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            table = list(csv.reader(file))[1:]
+        table = [row for row in csv.reader(io.StringIO(read_text(path), newline="")) if any(row)][1:]
         if len(table) != rows:
-            raise VeaError(f"{path} has {len(table)} rows and fer2013.csv {rows}; they must belong together row by row")
+            raise VeaError(
+                f"{path} has {len(table)} rows and {self._table(root).name} {rows}; they must belong together row "
+                "by row"
+            )
         try:
-            return [[int(vote) for vote in row[2:12]] if row[1] else None for row in table]
+            return [[int(vote) for vote in row[2:12]] if row[1].strip() else None for row in table]
         except (ValueError, IndexError) as error:
             raise VeaError(f"{path}: a row is not Usage, image name and ten whole numbers ({error})") from None
 
@@ -65,7 +73,7 @@ class Fer2013Csv(Source):
             labels: dict[str, Any] = {"expression": names[int(row["emotion"])]}
         except (ValueError, IndexError, OverflowError):
             raise VeaError(
-                f"{root / 'fer2013.csv'}, sample {key}: emotion must be 0 to 6 and pixels {_SIDE * _SIDE} numbers "
+                f"{self._table(root)}, sample {key}: emotion must be 0 to 6 and pixels {_SIDE * _SIDE} numbers "
                 "from 0 to 255"
             ) from None
         if votes is not None:

@@ -9,11 +9,11 @@ from typing import Any
 
 from vea.data.sample import Sample
 from vea.data.sources.base import Source, hash_of, image_sample
+from vea.data.views.formats import passed_over, pictures_below
 from vea.errors import VeaError, did_you_mean
 from vea.taxonomy.fields import LabelField
 
 _FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 
 
 class ImageFolder(Source):
@@ -43,7 +43,13 @@ class ImageFolder(Source):
         """Returns those of train, val and test that have a folder."""
         found = [split for split in _FOLDERS if self._folder(root, split)]
         if not found:
-            raise VeaError(f"{root} has none of the folders train, val, test with one folder per class inside")
+            flat = sum(path.is_dir() and not path.name.startswith(".") for path in root.iterdir())
+            raise VeaError(
+                f"{root} has none of the folders train, val, test with one folder per class inside"
+                + ("; if its folders are the classes, copy the card and give it options: "
+                   "{divide: {.: {train: 80, val: 10, test: 10}}}, or train on it at once by finetune/train.py --folder"
+                   if flat else "")
+            )  # fmt: skip
         return found
 
     def fields(self, root: Path) -> dict[str, LabelField]:
@@ -75,13 +81,13 @@ class ImageFolder(Source):
         folder, shares = self._place(root, split)
         if folder is None:
             return []
-        paths = [
-            path
-            for path in folder.glob("*/**/*")
-            if path.suffix.lower() in _SUFFIXES
-            and path.is_file()
-            and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        ]
+        paths: list[Path] = []
+        for label in sorted(folder.iterdir()):
+            if label.is_dir() and not label.name.startswith("."):
+                pictures, passed = pictures_below(label)
+                paths += pictures
+                if passed:
+                    self.warnings.append(f"{label}: {passed_over(passed)}")
         if shares:
             paths = cut(paths, shares=shares, split=split)
         names = [path.relative_to(folder).as_posix() for path in paths]

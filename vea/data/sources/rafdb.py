@@ -24,7 +24,7 @@ class RafDb(Source):
         for number, line in enumerate(read_text(path).splitlines(), start=1):
             if not line.strip():
                 continue
-            file, _, label = line.strip().rpartition(" ")
+            file, label = [*line.rsplit(maxsplit=1), ""][:2]
             if not file or not label.isdigit() or not 1 <= int(label) <= len(names):
                 raise VeaError(f"{path}, line {number}: {line!r} is not an image name and a number 1 to {len(names)}")
             if file.startswith(f"{split}_"):

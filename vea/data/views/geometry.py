@@ -67,6 +67,22 @@ def crop_resize(image: np.ndarray, window: Window, *, size: int, interpolation: 
     return cv2.resize(crop, (size, size), interpolation=method)
 
 
+def scale_for(windows: Sequence[Window], *, size: int) -> float:
+    """Returns the smallest scale of a picture at which every window still has ``size`` pixels a side, at most 1."""
+    return min(1.0, max(size / max(1, min(x1 - x0, y1 - y0)) for x0, y0, x1, y1 in windows))
+
+
+def scaled_window(window: Window, *, width: int, image: np.ndarray) -> Window:
+    """Returns the window of a picture of ``width`` pixels in those of ``image``, the same decoded at a scale.
+
+    The scale is one over a whole number: the last column and row of ``image`` may stand for fewer pixels.
+    """
+    factor = round(width / image.shape[1])
+    height, limit = image.shape[:2]
+    x0, y0, x1, y1 = (round(edge / factor) for edge in window)
+    return x0, y0, min(x1, limit), min(y1, height)
+
+
 def square_around(box: Sequence[float], *, scale: float = CROP_SCALE) -> Window:
     """Returns the square around a face's box, which may reach beyond the picture."""
     x0, y0, x1, y1 = box

@@ -7,14 +7,14 @@ import re
 import stat
 import sys
 import urllib.request
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, BinaryIO, TypeAlias, cast
 
 import numpy as np
 from PIL import Image
 
 from vea.data.sample import MAX_PIXELS
-from vea.data.views.decode import CorruptImage, decode, displayed, from_floats, open_image
+from vea.data.views.decode import CorruptImage, Encoded, decode, displayed, from_floats, open_image
 from vea.data.views.formats import is_ordinary
 from vea.errors import VeaError
 
@@ -52,8 +52,24 @@ def read_image(image: ImageLike, *, urls: bool = False) -> np.ndarray:
     Raises:
         VeaError: the picture cannot be read; the sentence names it and says why.
     """
+    return _named(image, lambda: _read(image, urls=urls, make=decode))
+
+
+def read_view(
+    image: ImageLike, view: Callable[[np.ndarray | Encoded], np.ndarray], *, urls: bool = False
+) -> np.ndarray:
+    """Returns what ``view`` makes of a picture that ``read_image`` would read; it decodes no more than it needs.
+
+    Raises:
+        VeaError: as ``read_image``.
+    """
+    return _named(image, lambda: view(_read(image, urls=urls, make=Encoded)))
+
+
+def _named(image: ImageLike, read: Callable[[], np.ndarray]) -> np.ndarray:
+    """Returns what ``read`` gives; raises ``VeaError`` that names the picture where it cannot be read."""
     try:
-        return _read(image, urls=urls)
+        return read()
     except CorruptImage as error:
         reason = str(error)
         if reason == "the file is empty":
@@ -80,9 +96,10 @@ def shown(image: np.ndarray, *, max_side: int = 2048) -> np.ndarray:
     return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX, reducing_gap=2.0))
 
 
-def _read(image: Any, *, urls: bool) -> np.ndarray:
+def _read(image: Any, *, urls: bool, make: Callable[[bytes], Any]) -> Any:
+    """Returns an array, or what ``make`` (``decode`` or ``Encoded``) makes of a file's bytes."""
     if isinstance(image, (bytes, bytearray, memoryview)):
-        return decode(bytes(image))
+        return make(bytes(image))
     if isinstance(image, Image.Image):
         if not is_ordinary(image):  # its decoder may still be to run, and may be a program
             raise CorruptImage(f"{image.format} files are not decoded here; give image.convert('RGB') if you trust it")
@@ -92,13 +109,13 @@ def _read(image: Any, *, urls: bool) -> np.ndarray:
     if _is_tensor(image):
         return _from_tensor(image)
     if is_url(image):
-        return decode(_fetched(image, urls=urls))
+        return make(_fetched(image, urls=urls))
     if isinstance(image, (str, os.PathLike)):
         if is_url(os.fspath(image)):
             raise VeaError(f"{picture_name(image)} is an address in a path; give it as text, with urls=True")
-        return _from_file(os.fspath(image))
+        return _from_file(os.fspath(image), make)
     if hasattr(image, "read"):
-        return decode(_from_open(image))
+        return make(_from_open(image))
     raise CorruptImage(f"not an image: {_kind(image)}; give a path, bytes, an open file, a PIL image, an array or a "
                        "tensor")  # fmt: skip
 
@@ -127,14 +144,14 @@ def picture_name(image: Any) -> str:
     return "the image"
 
 
-def _from_file(path: str | bytes) -> np.ndarray:
+def _from_file(path: str | bytes, make: Callable[[bytes], Any]) -> Any:
     try:
         with open(path, "rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise CorruptImage("not an image: it is no file")
             if file.read(3) == b"\xff\xd8\xff":
                 file.seek(0)
-                return decode(file.read())
+                return make(file.read())
             file.seek(0)
             return np.array(open_image(file).convert("RGB"))
     except FileNotFoundError:

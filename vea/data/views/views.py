@@ -14,13 +14,27 @@ import vea  # noqa: F401  (sets NO_ALBUMENTATIONS_UPDATE before the next import)
 from vea.config import AugmentConfig
 from vea.data.loading.order import KeyedUniforms, keyed_bits
 from vea.data.views.colour import _colour_changes, _rand_augment, _with_global_seed
-from vea.data.views.geometry import crop_resize, cut_turned, eval_window, random_resized_window, square_around
+from vea.data.views.decode import Encoded
+from vea.data.views.geometry import (
+    crop_resize,
+    cut_turned,
+    eval_window,
+    random_resized_window,
+    scale_for,
+    scaled_window,
+    square_around,
+)
 from vea.data.views.person import Window, person_window
 
 
 def keyed_generator(*key: int | str) -> np.random.Generator:
     """Returns a random generator that is a function of ``key`` alone."""
     return np.random.Generator(keyed_bits(*key))
+
+
+def _size(image: np.ndarray | Encoded) -> tuple[int, int]:
+    """Returns (width, height) in pixels."""
+    return (image.width, image.height) if isinstance(image, Encoded) else (image.shape[1], image.shape[0])
 
 
 class Views:
@@ -42,10 +56,27 @@ class Views:
         if train and (config.color_jitter or config.grayscale or config.erase):
             self._colour = _colour_changes(config)  # here, so that forked workers share the import
 
-    def one(self, image: np.ndarray, *, key: str, pass_number: int = 0) -> np.ndarray:
-        """Returns the scene view of an RGB image, uint8 (S, S, C)."""
+    def one(self, image: np.ndarray | Encoded, *, key: str, pass_number: int = 0) -> np.ndarray:
+        """Returns the scene view of an RGB image, uint8 (S, S, C).
+
+        Of an encoded picture the crop is drawn first, in all its pixels, and then decoded at the scale that serves.
+        """
         shared = self._shared(key, pass_number)
-        return self._view(image, self._scene_window(image, key, pass_number), shared, key, pass_number, "scene")
+        pixels, (window,) = self._decoded(image, [self._scene_window(*_size(image), key, pass_number)])
+        return self._view(pixels, window, shared, key, pass_number, "scene")
+
+    def scene(self, image: np.ndarray | Encoded) -> np.ndarray:
+        """Returns the view of evaluation of a picture that has no key: what ``read_view`` and ``predict`` want."""
+        return self.one(image, key="")
+
+    def _decoded(self, image: np.ndarray | Encoded, windows: list[Window]) -> tuple[np.ndarray, list[Window]]:
+        """Returns the pixels, never fewer than the views need, and the windows in them."""
+        if isinstance(image, np.ndarray):
+            return image, windows
+        pixels = image.pixels(least=scale_for(windows, size=self.config.image_size))
+        if pixels.shape[:2] == (image.height, image.width):
+            return pixels, windows
+        return pixels, [scaled_window(window, width=image.width, image=pixels) for window in windows]
 
     def face(
         self, image: np.ndarray, box: Sequence[float], *, turn: float = 0.0, key: str = "", pass_number: int = 0
@@ -57,19 +88,21 @@ class Views:
         return self.one(cut_turned(image, square_around(box), turn), key=key, pass_number=pass_number)
 
     def two(
-        self, image: np.ndarray, *, boxes: Sequence[Sequence[float]], key: str, pass_number: int = 0
+        self, image: np.ndarray | Encoded, *, boxes: Sequence[Sequence[float]], key: str, pass_number: int = 0
     ) -> tuple[np.ndarray, np.ndarray, bool]:
         """Returns scene view, person view, both uint8 (S, S, C), and whether the person view shows a person.
 
         The person view is the crop around the most prominent person in the original image, resized; where nobody is
         found it is the whole image. Both views share flip and rotation.
         """
-        height, width = image.shape[:2]
+        width, height = _size(image)
         shared = self._shared(key, pass_number)
         numbers = KeyedUniforms("box", self.seed, pass_number, key) if self.train else None
         window = person_window(boxes, width=width, height=height, numbers=numbers)
-        scene = self._view(image, self._scene_window(image, key, pass_number), shared, key, pass_number, "scene")
-        person = self._view(image, window or (0, 0, width, height), shared, key, pass_number, "person")
+        windows = [self._scene_window(width, height, key, pass_number), window or (0, 0, width, height)]
+        pixels, (first, second) = self._decoded(image, windows)
+        scene = self._view(pixels, first, shared, key, pass_number, "scene")
+        person = self._view(pixels, second, shared, key, pass_number, "person")
         return scene, person, window is not None
 
     def _shared(self, key: str, pass_number: int) -> tuple[bool, float]:
@@ -79,8 +112,7 @@ class Views:
         flip, angle = KeyedUniforms("shared", self.seed, pass_number, key).random(2)
         return flip < self.config.flip, self.config.rotate * (2 * angle - 1)
 
-    def _scene_window(self, image: np.ndarray, key: str, pass_number: int) -> Window:
-        height, width = image.shape[:2]
+    def _scene_window(self, width: int, height: int, key: str, pass_number: int) -> Window:
         if not self.train:
             size, crop = self.config.image_size, self.config.eval_crop
             return eval_window(width=width, height=height, image_size=size, eval_crop=crop)

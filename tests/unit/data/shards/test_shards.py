@@ -14,19 +14,18 @@ import pytest
 import webdataset
 from PIL import Image
 
-from vea.data.shards import index
+from vea.commands.shards import check
+from vea.commands.shards import main as shards_main
+from vea.data.sample import Sample
 from vea.data.shards import reader as reading
 from vea.data.shards import writer
-from vea.taxonomy.fields import LabelField
-from vea.data.sample import Sample
-from vea.data.shards.reader import ShardReader
-from vea.data.shards.index import read_index, read_offsets
-from vea.commands.shards import check
 from vea.data.shards.check import label_counts
-from vea.commands.shards import main as shards_main
-from vea.data.shards.writer import Records, Skipped, safe_key
+from vea.data.shards.index import read_index, read_offsets
 from vea.data.shards.plan import write_dataset, write_part
+from vea.data.shards.reader import ShardReader
+from vea.data.shards.writer import Records, Skipped, safe_key
 from vea.errors import RunError, VeaError
+from vea.taxonomy.fields import LabelField
 
 FIELDS = {
     "mood": LabelField("class", ("sad", "happy")),

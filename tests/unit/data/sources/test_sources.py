@@ -17,12 +17,12 @@ from PIL import Image
 
 from vea.data.cards import find_card, read_card
 from vea.data.sample import Sample
-from vea.data.shards.reader import ShardReader
 from vea.data.shards.index import read_index
+from vea.data.shards.reader import ShardReader
+from vea.data.shards.writer import Skipped
 from vea.data.sources import LAYOUTS, make_source
 from vea.data.sources.captions import person_boxes
 from vea.data.sources.fer2013plus import majority_class, multi_target, vote_distribution
-from vea.data.shards.writer import Skipped
 from vea.errors import VeaError
 from vea.taxonomy.emotions import FER2013_7, FERPLUS_8, MIKELS_8
 
@@ -633,7 +633,7 @@ def test_rafdb_counts_from_one(tmp_path):
         read_all("rafdb", tmp_path, "train")
 
 
-@pytest.mark.parametrize("classes, keys", [(7, {"1", "2"}), (8, {"1", "2", "3"})])
+@pytest.mark.parametrize("classes, keys", [(7, {"train_1", "train_2"}), (8, {"train_1", "train_2", "train_3"})])
 def test_affectnet_reads_npy_annotations(tmp_path, classes, keys):
     rows = {"1": (1, 0.5, -0.25), "2": (6, -2, -2), "3": (7, 0.0, 0.0), "4": (8, 0.0, 0.0)}  # 8 to 10: none, uncertain
     for key, values in rows.items():
@@ -643,8 +643,8 @@ def test_affectnet_reads_npy_annotations(tmp_path, classes, keys):
             np.save(tmp_path / "train_set" / "annotations" / f"{key}_{part}.npy", np.array(str(value)))
     found = read_all(f"affectnet{classes}", tmp_path, "train")
     assert set(found) == keys
-    assert found["1"].labels == {"expression": "happy", "valence": 0.5, "arousal": -0.25}
-    assert found["2"].labels == {"expression": "anger"}  # -2: nobody rated it
+    assert found["train_1"].labels == {"expression": "happy", "valence": 0.5, "arousal": -0.25}
+    assert found["train_2"].labels == {"expression": "anger"}  # -2: nobody rated it
 
 
 def web_tar(path: Path, members: dict[str, bytes]) -> Path:

@@ -11,12 +11,12 @@ import pytest
 from PIL import Image
 
 from vea.config import AugmentConfig
-from vea.data.views import geometry
 from vea.data.loading.order import KeyedUniforms
-from vea.data.views.person import person_window
+from vea.data.views import geometry
 from vea.data.views.decode import CorruptImage, decode
-from vea.data.views.views import Views
 from vea.data.views.geometry import eval_window
+from vea.data.views.person import person_window
+from vea.data.views.views import Views
 from vea.errors import VeaError
 
 
