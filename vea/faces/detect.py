@@ -24,6 +24,7 @@ ANSWER_BYTES = 0x9000  # what the library may write: the number of faces (int32)
 SURER = 0.15  # what the score of a face must have beyond ``min_score`` where only a turned picture shows it
 LOOK_AGAIN = 128  # pixels to which the square is brought, twice a face's side, in which it is looked for once more
 ASKED = 3  # so many faces, the largest, say which way up the picture is
+UPRIGHT = 0.895  # score in that square that no lying portrait had (at most .89) and every upright one (.90 and more)
 CLEARLY = 0.03  # by so much a turned face must have the better score than the face as it is
 FUNCTION = "_Z14facedetect_cnnPhS_iii"  # int* facedetect_cnn(unsigned char* answer, unsigned char* bgr, int, int, int)
 
@@ -178,7 +179,10 @@ class FaceDetector:
             for turns in range(4):
                 near = [score for score, seen, _ in self._found(np.rot90(patch, turns), factor, 0.3)
                         if np.abs(seen.mean(0) * factor / LOOK_AGAIN - 0.5).max() < 0.15]  # fmt: skip
-                scores[turns] += max(near, default=0.0)
+                score = max(near, default=0.0)
+                if turns == 0 and score >= UPRIGHT:
+                    return 0
+                scores[turns] += score
         best = int(scores.argmax())
         return best if scores[best] > scores[0] + CLEARLY * len(largest) else 0
 
@@ -209,26 +213,39 @@ class FaceDetector:
         return Detection(box, score, points, turn=turn, upright=upright)
 
 
-def face_detector(*, min_score: float = 0.6) -> Callable[[np.ndarray], list[Detection]]:
+BACKENDS = ("yuface", "yunet")  # in the order in which they are taken
+
+
+def face_detector(*, min_score: float = 0.6, backend: str | None = None) -> Callable[[np.ndarray], list[Detection]]:
     """Returns a function from RGB uint8 (H, W, 3) to [``Detection``], pairs (box, score), largest face first.
 
     libfacedetection (package yuface) where it is installed; it has wheels for Python 3.11 on x86-64 Linux and Windows
     alone. Elsewhere YuNet, whose file the user brings (``find_yunet``).
 
-    Raises:
-        VeaError: neither is there.
-    """
-    try:
-        import yuface
+    Args:
+        min_score: 0 to 1; of faces that are returned.
+        backend: one of ``BACKENDS``; by default the first that is there.
 
-        search = face_search(yuface)
-    except ImportError:
-        weights = find_yunet()
-        if weights is None:
-            raise VeaError(
-                "finding faces needs the package yuface (pip install 'vea[faces]', Python 3.11 on x86-64 Linux or "
-                "Windows), or elsewhere OpenCV's face_detection_yunet_*.onnx in VEA_WEIGHTS/yunet/; or pass face crops "
-                "with detect_faces=False (--no-faces)"
-            ) from None
-        search = yunet_search(weights)
-    return FaceDetector(search, min_score=min_score)
+    Raises:
+        VeaError: the backend that was named, or any, is not there, or its file cannot be read.
+    """
+    if backend not in (None, *BACKENDS):
+        raise VeaError(f"no finder of faces is called {backend!r}; there are {', '.join(BACKENDS)}")
+    if backend in (None, "yuface"):
+        try:
+            import yuface
+
+            return FaceDetector(face_search(yuface), min_score=min_score)
+        except ImportError:
+            if backend:
+                raise VeaError("yuface is not installed: pip install 'vea[faces]' (Python 3.11 on x86-64 Linux or "
+                               "Windows)") from None  # fmt: skip
+    if weights := find_yunet():
+        return FaceDetector(yunet_search(weights), min_score=min_score)
+    if backend:
+        raise VeaError("no YuNet: put OpenCV's face_detection_yunet_*.onnx into VEA_WEIGHTS/yunet/")
+    raise VeaError(
+        "finding faces needs the package yuface (pip install 'vea[faces]', Python 3.11 on x86-64 Linux or "
+        "Windows), or elsewhere OpenCV's face_detection_yunet_*.onnx in VEA_WEIGHTS/yunet/; or pass face crops "
+        "with detect_faces=False (--no-faces)"
+    )

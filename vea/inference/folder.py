@@ -32,6 +32,7 @@ from vea.errors import VeaError
 from vea.faces.detect import Box, Detection, face_detector
 from vea.inference.evaluate import collect
 from vea.storage.atomic import write_text
+from vea.tasks.recognise_metrics import RecogniseMetrics
 from vea.tasks.saved import open_model
 from vea.taxonomy.fields import LabelField
 from vea.training.finetune import fine_tune
@@ -277,12 +278,8 @@ def _trained(config: RecogniseConfig, run: Path, say: Callable[[str], None]) -> 
             model = open_model(run)
             model.task.to(runtime.device)
             refs = [DatasetRef(path=str(run / "data"), split="test")]
-            metrics = collect(
-                model.task,
-                eval_loader(config, model.task.item_spec(), refs=refs, batch_size=64, rank=0, world_size=1),
-                runtime,
-                model.task.new_metrics(),
-            )
+            batches = eval_loader(config, model.task.item_spec(), refs=refs, batch_size=64, rank=0, world_size=1)
+            metrics = collect(model.task, batches, runtime, RecogniseMetrics(model.task.fields))
             record = {
                 "format": 1,
                 "flip": False,

@@ -91,3 +91,30 @@ def test_turned_portraits_are_found_the_right_way_up(monkeypatch, backend, quart
         right += bool(faces) and (faces[0].turn + 90 * quarters) % 360 == 0
         assert detect(image)[0].turn == 0
     assert right >= 15
+
+
+def test_a_backend_can_be_named(monkeypatch):
+    with pytest.raises(VeaError, match="yuface, yunet"):
+        face_detector(backend="mtcnn")
+    monkeypatch.setitem(sys.modules, "yuface", None)
+    with pytest.raises(VeaError, match="yuface is not installed"):
+        face_detector(backend="yuface")
+    monkeypatch.delenv("VEA_DATA", raising=False)
+    monkeypatch.delenv("VEA_WEIGHTS", raising=False)
+    with pytest.raises(VeaError, match="no YuNet"):
+        face_detector(backend="yunet")
+
+
+def test_an_upright_face_is_looked_at_no_more_than_twice():
+    calls = []
+
+    def search(image):
+        calls.append(image.shape)
+        side = min(image.shape[:2])
+        rows = np.zeros((1, 16))
+        rows[0, :5] = [92, side / 4, side / 4, side / 2, side / 2]
+        rows[0, 5:9] = [0.4 * side, 0.4 * side, 0.6 * side, 0.4 * side]
+        return rows
+
+    assert len(FaceDetector(search, min_score=0.6)(np.zeros((400, 400, 3), np.uint8))) == 1
+    assert len(calls) == 2

@@ -122,10 +122,8 @@ def require_file(root: Path, name: str, card: Card) -> Path:
 
 
 def read_text(path: Path) -> str:
-    """Returns the text of a UTF-8 file, or UTF-16 with BOM; raises ``VeaError`` naming the line that is none."""
+    """Returns the text of a UTF-8 file, with or without BOM; raises ``VeaError`` naming the line that is none."""
     data = path.read_bytes()
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):  # as spreadsheets export "Unicode text"
-        data = data.decode("utf-16", "replace").encode("utf-8", "replace")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
