@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from scipy.stats import beta
 
 from vea.metrics.captions import caption_scores as caption_scores  # one place to find metrics
 
 RESAMPLES = 1000
+TINY = 30  # up to so many samples shares have exact intervals
 
 
 def _interval(statistics: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
@@ -17,15 +19,39 @@ def _interval(statistics: np.ndarray, level: float) -> tuple[np.ndarray, np.ndar
     return low, high
 
 
+def exact_interval(right: int, total: int, *, level: float = 0.95) -> tuple[float, float]:
+    """Returns the exact interval of a share, ``right`` of ``total`` (Clopper and Pearson 1934).
+
+    Resampling fails where it is needed most: of three samples, all right, every draw is all right.
+    """
+    if total == 0:
+        return float("nan"), float("nan")
+    tail = (1 - level) / 2
+    low = float(beta.ppf(tail, right, total - right + 1)) if right else 0.0
+    high = float(beta.ppf(1 - tail, right + 1, total - right)) if right < total else 1.0
+    return low, high
+
+
+def needs_exact(right: int, total: int) -> bool:
+    """Returns whether a share is of so few samples, or so extreme, that its interval must be exact."""
+    return total <= TINY or right in (0, total)
+
+
+def _mean(rows: np.ndarray) -> np.ndarray:
+    return rows.mean(1)
+
+
 def bootstrap_interval(
     values: np.ndarray,
-    statistic: Callable[[np.ndarray], np.ndarray] = lambda rows: rows.mean(1),
+    statistic: Callable[[np.ndarray], np.ndarray] = _mean,
     *,
     seed: int = 0,
     resamples: int = RESAMPLES,
     level: float = 0.95,
 ) -> tuple[float, float]:
     """Returns the percentile bootstrap interval of ``statistic`` over resampled ``values`` (Efron 1979).
+
+    The mean of right and wrong (1 and 0) has the exact one where samples are few or all alike (``exact_interval``).
 
     Args:
         values: (N, ...), one row per sample.
@@ -37,6 +63,10 @@ def bootstrap_interval(
     values = np.asarray(values)
     if len(values) == 0:
         return float("nan"), float("nan")
+    if statistic is _mean and values.ndim == 1 and ((values == 0) | (values == 1)).all():
+        right = int(values.sum())
+        if needs_exact(right, len(values)):
+            return exact_interval(right, len(values), level=level)
     rng = np.random.default_rng(seed)
     block = max(1, 8_000_000 // max(1, values.size))  # rows of resamples at once: at most 64 MB
     drawn = [

@@ -15,7 +15,7 @@ from torchmetrics.functional.classification import (
 
 from vea.distributed import collectives
 from vea.errors import VeaError
-from vea.metrics.bootstrap import _interval, bootstrap_confusions
+from vea.metrics.bootstrap import _interval, bootstrap_confusions, exact_interval, needs_exact
 from vea.metrics.captions import caption_scores as caption_scores  # one place to find metrics
 
 
@@ -124,8 +124,12 @@ class ClassificationMetrics:
         return result
 
     def intervals(self, *, seed: int = 0, level: float = 0.95) -> dict[str, tuple[float, float]]:
-        """Returns bootstrap intervals of accuracy, balanced_accuracy, macro_f1 and recall/CLASS; collective."""
-        resampled = bootstrap_confusions(self.confusion(), seed=seed)
+        """Returns bootstrap intervals of accuracy, balanced_accuracy, macro_f1 and recall/CLASS; collective.
+
+        Accuracy and recall have exact ones where samples are few or all alike.
+        """
+        confusion = self.confusion()
+        resampled = bootstrap_confusions(confusion, seed=seed)
         result = {}
         for name, formula in (("accuracy", accuracy), ("balanced_accuracy", balanced_accuracy), ("macro_f1", macro_f1)):
             low, high = _interval(formula(resampled), level)
@@ -135,4 +139,9 @@ class ClassificationMetrics:
             if not np.isnan(recalls[:, column]).all():
                 low, high = _interval(recalls[:, column], level)
                 result[f"recall/{name}"] = (float(low), float(high))
+        shares = {"accuracy": (np.trace(confusion), confusion.sum())}
+        shares |= {f"recall/{name}": (confusion[i, i], confusion[i].sum()) for i, name in enumerate(self.classes)}
+        for name, (right, total) in shares.items():
+            if total and needs_exact(int(right), int(total)):
+                result[name] = exact_interval(int(right), int(total), level=level)
         return result

@@ -67,6 +67,20 @@ def check_model(config: RunConfig) -> Iterator[Finding]:
     yield Finding("ok", "batch", f"{config.data.global_batch_size} = {shape}")
 
 
+def check_without_effect(config: RunConfig) -> Iterator[Finding]:
+    """Yields the settings that were given and change nothing."""
+    train, model = config.train, getattr(config, "model", None)
+    encoder = getattr(model, "encoder", None)
+    if train.optimizer in ("lamb", "muon") and "betas" in train.model_fields_set:
+        text = f"train.betas has no effect with train.optimizer={train.optimizer}"
+        yield Finding("warning", "settings", text, "remove it, or take adamw")
+    if encoder is not None and encoder.pretrained and train.init_from:
+        text = "model.encoder.pretrained has no effect beside train.init_from, which replaces the encoder"
+        yield Finding("warning", "settings", text, "keep one of them")
+    if encoder is not None and encoder.name.startswith("vea_") and getattr(model, "drop_path", 0):
+        yield Finding("warning", "settings", f"model.drop_path has no effect on {encoder.name}", "remove it")
+
+
 def check_init_from(config: RunConfig) -> Iterator[Finding]:
     """Yields whether ``train.init_from`` is there and fits the encoder, and whether its classes are the data's."""
     path = config.train.init_from
@@ -119,5 +133,10 @@ def check_resume(config: RunConfig) -> Iterator[Finding]:
 
 def check(config: RunConfig) -> list[Finding]:
     """Returns what there is to say about the run."""
-    checks = {"targets": check_targets, "distill": check_distill, "model": check_model}
+    checks = {
+        "targets": check_targets,
+        "distill": check_distill,
+        "model": check_model,
+        "settings": check_without_effect,
+    }
     return collect({**checks, "init_from": check_init_from, "resume": check_resume}, config)

@@ -305,3 +305,25 @@ def test_versions_tracking_and_keys(data: str, tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(storage_check.metadata, "version", lambda name: old.get(name) or real(name))
     versions = findings(plain, "missing")["versions"]
     assert "timm 0.9.1, not >=" in versions and "torch 2.14.1" not in versions
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "wanted"),
+    [
+        ("train", {"optimizer": "lamb", "betas": [0.9, 0.99]}, "betas has no effect with train.optimizer=lamb"),
+        ("train", {"optimizer": "muon", "betas": [0.9, 0.95]}, "betas has no effect with train.optimizer=muon"),
+    ],
+)
+@pytest.mark.parametrize("recipe", ["pretrain", "expression"])
+def test_settings_without_effect_are_said(data, recipe, section, values, wanted):
+    plain = settings(data, recipe)
+    plain[section] = {**plain[section], **values}
+    assert wanted in findings(plain)["settings"]
+    plain[section].pop("betas")
+    assert "settings" not in findings(plain)
+
+
+def test_drop_path_on_a_network_without_is_said(data: str):
+    plain = settings(data)
+    plain["model"] = {"encoder": {"name": "vea_face_cnn"}, "drop_path": 0.1}
+    assert "model.drop_path has no effect on vea_face_cnn" in findings(plain)["settings"]
