@@ -227,10 +227,14 @@ def sized_config(run: Path, *, kind: Literal["face", "scene"], train: int, class
     field = "expression" if kind == "face" else "emotion"
     part: Literal["linear", "last_blocks", "full"]
     part, passes, rate = (
-        ("linear", 120, 3e-3) if train < 300 else ("last_blocks", 40, 3e-4) if train < 3000 else ("full", 20, 5e-4)
+        ("linear", 120 if kind == "face" else 40, 3e-3)
+        if train < 300
+        else ("last_blocks", 40, 3e-4)
+        if train < 3000
+        else ("full", 20, 5e-4)
     )
     batch = 16 if train < 300 else 32 if train < 3000 else 64
-    steps = max(100, math.ceil(passes * train / batch))
+    steps = max(60, math.ceil(passes * train / batch))
     every = max(10, min(steps // 15, math.ceil(4 * train / batch)))
     values = base.model_dump() | {
         "name": run.resolve().name,
