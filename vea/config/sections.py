@@ -21,10 +21,22 @@ class DatasetRef(Section):
     fraction: float = Field(
         1.0, gt=0, le=1, description="keep this share of the samples, chosen by a hash of the key; 1: all"
     )
+    part: tuple[float, float] | None = Field(
+        None,
+        description="from and to, 0 to 1, of the samples in the order of a hash: [0, 0.9] and [0.9, 1] of one split "
+        "share nothing, so that a set without a validation split can be trained and validated on; null: all",
+    )
     persons: str | None = Field(
         None,
         description="sidecar of `vea enrich persons` for samples without person boxes; null: the boxes of the set",
     )
+
+    @field_validator("part")
+    @classmethod
+    def _part_is_a_range(cls, part: tuple[float, float] | None) -> tuple[float, float] | None:
+        if part is not None and not 0 <= part[0] < part[1] <= 1:
+            raise ValueError("part goes from a smaller to a larger number, both 0 to 1, such as [0.9, 1]")
+        return part
 
 
 class DataConfig(Section):

@@ -85,20 +85,25 @@ def permutation(length: int, *key: int | str) -> np.ndarray:
     return np.argsort(keyed_words(length, *key), kind="stable")
 
 
-def kept_samples(num_samples: int, *, fraction: float) -> np.ndarray | None:
-    """Returns the sorted indices that ``fraction`` keeps, int64, or None where it keeps all.
+def kept_samples(
+    num_samples: int, *, fraction: float = 1.0, part: tuple[float, float] | None = None
+) -> np.ndarray | None:
+    """Returns the sorted indices that ``part`` and ``fraction`` keep, int64, or None where they keep all.
 
-    The ``round(fraction * N)`` samples (at least one) whose hashed index is smallest: independent of the seed, exact in
-    number, and a smaller fraction's samples are among a larger one's.
+    In the order of a hash of the index, independent of the seed: ``part`` takes the samples from one share of it to
+    another, so that parts that only meet at their ends share none and together are all; ``fraction`` takes the first
+    ``round(fraction * n)`` of these (at least one), and a smaller fraction's samples are among a larger one's.
     """
-    if fraction >= 1 or num_samples == 0:
+    first, last = (round(edge * num_samples) for edge in part or (0.0, 1.0))
+    if (fraction >= 1 and last - first == num_samples) or num_samples == 0:
         return None
     with np.errstate(over="ignore"):  # splitmix64 (Steele, Lea, Flood 2014)
         z = (np.arange(num_samples, dtype=np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         z ^= z >> np.uint64(31)
-    return np.sort(np.argsort(z, kind="stable")[: max(1, round(fraction * num_samples))])
+    order = np.argsort(z, kind="stable")[first:last]
+    return np.sort(order[: max(1, round(fraction * len(order)))])
 
 
 def quotas(weights: Sequence[float], *, total: int) -> np.ndarray:

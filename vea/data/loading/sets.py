@@ -16,7 +16,7 @@ from vea.taxonomy.fields import LabelField
 
 
 class ShardSet:
-    """One ``DatasetRef``: its reader and the samples that ``fraction`` keeps.
+    """One ``DatasetRef``: its reader and the samples that ``part`` and ``fraction`` keep.
 
     Raises:
         VeaError: no such set or split, or no such sidecar: the person boxes that ``ref`` names, and what ``teacher``
@@ -29,7 +29,7 @@ class ShardSet:
         self.name = ref.path
         self.reader = ShardReader(ref.path, ref.split)
         self.fields: dict[str, LabelField] = self.reader.index.fields
-        self._kept = kept_samples(len(self.reader), fraction=ref.fraction)
+        self._kept = kept_samples(len(self.reader), fraction=ref.fraction, part=ref.part)
         self._embeddings: dict[str, Sidecar] = {}
         if teacher is not None and teacher.cached("image"):
             self._embeddings["teacher_image"] = teacher_sidecar(self.reader, "image", teacher, {})

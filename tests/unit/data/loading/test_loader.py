@@ -15,19 +15,18 @@ import numpy as np
 import pytest
 import torch
 
-from vea.config import AugmentConfig, DataConfig, DatasetRef, RecogniseConfig, PretrainConfig, TrainConfig
 from vea.commands import loader as loader_cli
+from vea.config import AugmentConfig, DataConfig, DatasetRef, PretrainConfig, RecogniseConfig, TrainConfig
 from vea.data.loading import loader
-from vea.taxonomy.fields import merged_fields
 from vea.data.loading.loader import EvalPlaces, eval_loader, train_loader
-from vea.tasks.items import item_spec
-from vea.taxonomy.fields import LabelField
 from vea.data.sample import Sample
 from vea.data.shards.index import read_index
-from vea.data.shards.sidecars import index_checksum
 from vea.data.shards.plan import write_dataset
+from vea.data.shards.sidecars import index_checksum
 from vea.errors import VeaError
 from vea.storage.identity import teacher_identity
+from vea.tasks.items import item_spec
+from vea.taxonomy.fields import LabelField, merged_fields
 
 FIELDS = {
     "expression": LabelField("class", ("happy", "sad", "fear")),

@@ -2,6 +2,7 @@
 
 import time
 from collections import Counter
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -129,3 +130,18 @@ def test_the_stream_is_pinned():
     o = order([1000, 300], weights=[2, 1])
     rows = [tuple(row) for row in o.batch_plan(12345)[:4].tolist()]
     assert rows == [(0, 0, 263, 74), (0, 0, 263, 110), (0, 0, 263, 54), (0, 0, 263, 7)]
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 100, 1001])
+@pytest.mark.parametrize("edges", [(0.0, 0.9, 1.0), (0.0, 0.5, 1.0), (0.0, 0.1, 0.35, 1.0), (0.0, 1 / 3, 2 / 3, 1.0)])
+def test_parts_share_nothing_and_are_all(count: int, edges: tuple[float, ...]):
+    parts = [kept_samples(count, part=ends) for ends in pairwise(edges)]
+    held = [np.arange(count) if part is None else part for part in parts]
+    assert sorted(np.concatenate(held).tolist()) == list(range(count))
+
+
+def test_a_fraction_of_a_part_stays_in_it():
+    part = kept_samples(1000, part=(0.8, 1.0))
+    some = kept_samples(1000, part=(0.8, 1.0), fraction=0.1)
+    assert len(part) == 200 and len(some) == 20 and set(some) <= set(part)  # type: ignore[arg-type]
+    assert kept_samples(1000, part=(0.0, 1.0)) is None

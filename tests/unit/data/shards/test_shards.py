@@ -398,7 +398,7 @@ def test_foreign_folder_and_file_are_never_touched(tmp_path):
 def test_second_writer_is_refused(tmp_path):
     def while_writing(i):
         if i == 1:
-            with pytest.raises(VeaError, match="this process is writing .*already"):
+            with pytest.raises(VeaError, match=r"this process is writing .*already"):
                 write(tmp_path / "set")
         return sample(i)
 
