@@ -19,6 +19,7 @@ from vea.distributed.runtime import cpu_multiplies_bf16
 from vea.models.teachers.check import teacher_bytes
 from vea.training.engine import micro_batch_size
 from vea.training.meta import sizes
+from vea.training.tracking import wandb_mode
 
 GB = 10**9
 
@@ -121,10 +122,10 @@ def check_tracking(config: RunConfig) -> Iterator[Finding]:
         todo = f"pip install {tracking.backend}, or set tracking.backend=none"
         yield Finding("warning", "tracking", f"{tracking.backend} is not installed; metrics.jsonl has everything", todo)
         return
-    mode = os.environ.get("WANDB_MODE", tracking.mode) if tracking.backend == "wandb" else tracking.mode
+    mode = wandb_mode(tracking.mode) if tracking.backend == "wandb" else tracking.mode
     if tracking.mode == "online" and mode != "online":
-        text = f"WANDB_MODE={mode} stands against tracking.mode: online"
-        yield Finding("warning", "tracking", text, "unset WANDB_MODE, or set tracking.mode=offline")
+        text = f"the environment makes wandb {mode}, which stands against tracking.mode: online"
+        yield Finding("warning", "tracking", text, "unset WANDB_MODE and WANDB_DISABLED, or set tracking.mode=offline")
     if tracking.backend == "wandb" and mode == "online" and not _has_wandb_key():
         yield Finding("missing", "tracking", "wandb is online and has no key", "wandb login, or tracking.mode=offline")
     else:

@@ -296,6 +296,17 @@ class Watchdog:
         self._heard.set()
 
 
+def wandb_mode(mode: str) -> str:
+    """Returns offline, online or disabled: wandb's own switches in the environment go before the config.
+
+    ``WANDB_MODE`` (online, offline, dryrun, disabled, shared) and ``WANDB_DISABLED`` (true, 1, yes, on).
+    """
+    if os.environ.get("WANDB_DISABLED", "").strip().lower() in ("true", "1", "yes", "on"):
+        return "disabled"
+    said = os.environ.get("WANDB_MODE", "").strip().lower()
+    return {"dryrun": "offline", "run": "online", "shared": "online"}.get(said, said) or mode
+
+
 class Tracker:
     """The live view of a run, by its config: shows what it can, and says once when it cannot. Never raises.
 
@@ -307,9 +318,10 @@ class Tracker:
         self._view: View | None = None
         self._lock = threading.Lock()  # the watchdog speaks from its own thread
         settings = config.tracking
-        if settings.backend != "none":
+        mode = wandb_mode(settings.mode) if settings.backend == "wandb" else settings.mode
+        if settings.backend != "none" and mode != "disabled":
             try:
-                self._view = open_view(run_dir, config, backend=settings.backend, mode=settings.mode)
+                self._view = open_view(run_dir, config, backend=settings.backend, mode=mode)
             except Exception as error:  # tracking never stops training
                 self._give_up(error)
         for old in last_life(record):

@@ -289,3 +289,41 @@ def test_the_command_of_a_sweep_as_wandbs_agent_runs_it(path: Path, tmp_path: Pa
 
 def test_sweeps_are_found():
     assert [path.stem for path in SWEEPS] == ["sweep_finetune", "sweep_pretrain"]
+
+
+@pytest.mark.parametrize(
+    ("environment", "config", "mode"),
+    [
+        ({}, "online", "online"),
+        ({}, "offline", "offline"),
+        ({"WANDB_MODE": ""}, "online", "online"),
+        ({"WANDB_MODE": "offline"}, "online", "offline"),
+        ({"WANDB_MODE": "dryrun"}, "online", "offline"),
+        ({"WANDB_MODE": "online"}, "offline", "online"),
+        ({"WANDB_MODE": "disabled"}, "online", "disabled"),
+        ({"WANDB_DISABLED": "true"}, "online", "disabled"),
+        ({"WANDB_DISABLED": "1", "WANDB_MODE": "online"}, "online", "disabled"),
+        ({"WANDB_DISABLED": "false"}, "offline", "offline"),
+    ],
+)
+def test_switches_of_the_environment_go_before_the_config(
+    environment: dict[str, str], config: str, mode: str, monkeypatch: pytest.MonkeyPatch
+):
+    for name in ("WANDB_MODE", "WANDB_DISABLED"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert tracking.wandb_mode(config) == mode
+
+
+@pytest.mark.parametrize("name", ["WANDB_MODE", "WANDB_DISABLED"])
+def test_a_disabled_tracker_is_not_opened(
+    name: str, config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    opened: list[str] = []
+    monkeypatch.setattr(tracking, "open_view", lambda *a, mode, **k: opened.append(mode))
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setenv(name, "disabled" if name == "WANDB_MODE" else "true")
+    config.tracking.backend = "wandb"
+    tracking.Tracker(tmp_path, config, record=[])
+    assert opened == []
