@@ -2,7 +2,7 @@
 
 python finetune/evaluate.py runs/expression-ship --split test
 python finetune/evaluate.py runs/expression-ship --split test --data data/other_faces   # another prepared set
-python finetune/evaluate.py runs/expression-ship --split val --weights final            # not the chosen weights
+python finetune/evaluate.py runs/expression-ship --split val --weights final   # writes evaluation_val_final.json
 python finetune/evaluate.py runs/expression-ship --split test --calibrate --robustness --flip
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -244,6 +245,23 @@ def parsed(argv: list[str]) -> argparse.Namespace:
     return given
 
 
+def result_name(given: argparse.Namespace) -> str:
+    """Returns the name of the result: what was scored in another way, or on other data, replaces no other result.
+
+    ``evaluation_SPLIT`` is that of the run's own data, its best weights and one view; others carry what differs.
+    """
+    parts = [f"evaluation_{given.split}"]
+    if given.data:
+        parts.append(re.sub(r"[^A-Za-z0-9.-]+", "-", Path(str(given.data)).name) or "data")
+    if given.weights not in ("best", None):
+        parts.append(given.weights)
+    if given.flip:
+        parts.append("flip")
+    if given.beams is not None:
+        parts.append(f"beams{given.beams}")
+    return "_".join(parts)
+
+
 @command
 def main(argv: list[str]) -> None:
     """Runs the evaluation."""
@@ -270,7 +288,7 @@ def main(argv: list[str]) -> None:
             "synthetic": any(read_index(ref.path).synthetic for ref in refs),
             **found,
         }
-        path = given.run / f"evaluation_{given.split}{'' if given.beams is None else f'_beams{given.beams}'}.json"
+        path = given.run / f"{result_name(given)}.json"
         write_text(path, json.dumps(record, ensure_ascii=False, separators=(",", ":")))
         print(f"wrote {path}")
         print(f"report: {write_report(given.run)}")

@@ -88,7 +88,7 @@ def test_a_run_goes_on_from_its_checkpoint_to_the_same_weights(old, repository):
 
 def test_a_run_is_evaluated(old, repository):
     script(repository, old, "finetune/evaluate.py", "run", "--split", "val", "--weights", "final")
-    record = json.loads(Path("run/evaluation_val.json").read_text("utf-8"))
+    record = json.loads(Path("run/evaluation_val_final.json").read_text("utf-8"))
     then = json.loads(Path("run/state.json").read_text("utf-8"))["metrics"]
     now = record["targets"]["expression"]["metrics"]
     for name in ("accuracy", "macro_f1", "nll", "ece"):  # then: of the averaged weights, of four steps

@@ -47,8 +47,12 @@ def test_attributes_are_learned_evaluated_and_listed(tmp_path, repository):
         "data.global_batch_size=32",
     ]
     run(repository, *words, "augment.image_size=48", "train.eval_every=100", "train.checkpoint_every=100")
-    run(repository, "finetune/evaluate.py", str(tmp_path / "runs/a"), "--split", "test", "--calibrate", "--flip")
-    record = json.loads((tmp_path / "runs/a/evaluation_test.json").read_text())
+    run(repository, "finetune/evaluate.py", str(tmp_path / "runs/a"), "--split", "test", "--calibrate")
+    file = tmp_path / "runs/a/evaluation_test.json"
+    before, record = file.stat(), json.loads(file.read_text())
+    run(repository, "finetune/evaluate.py", str(tmp_path / "runs/a"), "--split", "test", "--flip", "--weights", "final")
+    other = json.loads((tmp_path / "runs/a/evaluation_test_final_flip.json").read_text())
+    assert other["flip"] and file.stat() == before, "another way of scoring replaces no result"
     for name in ("brightness", "colorfulness", "scene"):
         result, blind = record["targets"][name], record["blind"][name]
         assert blind["majority"] == pytest.approx(max(result["samples_per_class"]) / result["samples"])
@@ -87,7 +91,7 @@ def test_two_sets_without_a_common_label_make_one_model_that_each_of_them_scores
     for name, labels in own.items():
         score = ["finetune/evaluate.py", str(tmp_path / "run"), "--split", "test"]
         run(repository, *score, "--data", str(tmp_path / name))
-        record = json.loads((tmp_path / "run/evaluation_test.json").read_text())
+        record = json.loads((tmp_path / f"run/evaluation_test_{name}.json").read_text())
         assert set(record["targets"]) == set(labels), "a set scores the labels that it has"
     run(repository, *score)
     record = json.loads((tmp_path / "run/evaluation_test.json").read_text())

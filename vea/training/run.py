@@ -59,6 +59,8 @@ def check_same_run(folder: Path, *, config: RunConfig) -> None:
         raise RunError(
             f"{folder / 'state.json'} is broken; remove its folder to go on from an earlier checkpoint"
         ) from None
+    with contextlib.suppress(ValueError):  # keys that its version did not have yet are as they were: at their defaults
+        old = public(type(config).model_validate(old).model_dump(mode="json"))
     difference = first_difference(old, public(config.model_dump(mode="json")))
     if difference:
         raise VeaError(
