@@ -26,6 +26,7 @@ from vea.tasks.saved import SHIPPED, Recogniser, SavedModel, open_model, shipped
 
 # The encoders of timm that the configs of this project name (a test compares); every other name of timm works as well.
 ENCODERS = (
+    "resnet50",
     "tf_efficientnet_lite0",
     "vit_base_patch16_224",
     "vit_large_patch16_224",

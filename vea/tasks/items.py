@@ -55,7 +55,7 @@ class _PretrainMaker(ItemMaker):
 
     def item(self, drawn: Drawn) -> Item:
         scene, person, has_person = self.views.two(
-            drawn.image, boxes=drawn.person_boxes(), key=drawn.key, pass_number=drawn.pass_number
+            drawn.encoded, boxes=drawn.person_boxes(), key=drawn.key, pass_number=drawn.pass_number
         )
         arrays = {"has_person": np.array(has_person), "noise": self._noise(drawn.place)}
         arrays |= drawn.shards.embeddings(drawn.i)
@@ -106,9 +106,9 @@ class _LabelMaker(ItemMaker):
         self.encoder, self.head_only = encoder, config.augment.region == "head"
 
     def item(self, drawn: Drawn) -> Item:
-        image: np.ndarray | Encoded = drawn.image
+        image: np.ndarray | Encoded = drawn.encoded
         if self.head_only:
-            image = drawn.image.pixels()
+            image = drawn.image
             height, width = image.shape[:2]
             window = head_window(drawn.person_boxes(), width=width, height=height)
             if window is not None:

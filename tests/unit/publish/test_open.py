@@ -25,6 +25,7 @@ SMALL = {
     "vea_face_nano": {"image_size": 48, "widths": (8, 16)},
     "vea_scene_lite": {"image_size": 64, "size": 0},
     "tf_efficientnet_lite0": {"image_size": 64},
+    "resnet50": {"image_size": 32},
     "vit_base_patch16_224": TINY_VIT,
     "vit_large_patch16_224": TINY_VIT,
     "vit_tiny_patch16_224": TINY_VIT,

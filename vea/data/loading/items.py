@@ -34,10 +34,15 @@ class Drawn:
     shards: ShardSet
     i: int
     key: str
-    image: Encoded  # its pixels are decoded at the scale that the views need
+    encoded: Encoded  # decoded by the views, at the scale that they need
     metadata: dict[str, Any]
     pass_number: int
     place: Place
+
+    @property
+    def image(self) -> np.ndarray:
+        """All of its pixels, RGB uint8 (H, W, 3), decoded now."""
+        return self.encoded.pixels()
 
     def person_boxes(self) -> list[list[float]]:
         """Returns the boxes of people, most prominent first."""
