@@ -15,7 +15,6 @@ A sample without a text (empty, or the stand-in ``vea.data.prompts.NO_TEXT``) ta
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable
 from typing import Any
@@ -37,9 +36,11 @@ from vea.models.teachers.base import Teacher
 from vea.models.uniemox import UniEmoX
 from vea.tasks.base import Batch, Task
 from vea.tasks.items import PretrainItems
+from vea.tasks.pretrain_metrics import PretrainMetrics
 
 WITH_TEXT = ("contrastive", "infonce", "sigmoid", "distillation")
 WITH_IMAGE = ("similarity", "contrastive", "distillation")
+COMPARED = ("gamma", "image", "text", "paired")  # rows that losses over samples compare
 PICTURE_ROWS, PICTURE_SIDE = 8, 112  # of the reconstruction grid: rows and the least side of a cell in pixels
 MATRIX_SIDE = 320  # least side of a similarity matrix in pixels
 
@@ -57,6 +58,7 @@ class PretrainTask(Task):
 
     mean: Tensor
     std: Tensor
+    constant_rows = frozenset(COMPARED[1:])
 
     def __init__(self, config: PretrainConfig, *, teacher: Teacher | None) -> None:
         super().__init__()
@@ -136,7 +138,7 @@ class PretrainTask(Task):
             errors["person_reconstruction"] = output.person_reconstruction
         if output.gamma is None:
             return errors, {}
-        compared = {"gamma": output.gamma.float(), **self._targets(batch)}
+        compared = {"gamma": output.gamma.float(), **(batch.get("known") or self._targets(batch))}
         if "similarity" in self.weights:
             errors["similarity"] = similarity(compared["gamma"], compared["image"])
         return errors, compared
@@ -215,20 +217,36 @@ class PretrainTask(Task):
         alone = "infonce" not in self.weights
         return {name: collectives.all_gather(compared[name].detach() if alone else compared[name]) for name in names}
 
-    def forward(self, batch: Batch, *, step: int) -> dict[str, Tensor]:
-        """Returns ``loss``, its parts without their weights, and ``gamma_std``, ``gamma_rank``: signs of collapse.
+    @property
+    def relates_samples(self) -> bool:  # type: ignore[override]
+        """Whether a loss compares samples with each other."""
+        return any(name in self.weights for name in WITH_TEXT)
 
-        The mean of a part over ranks is that of the global batch.
-        """
+    def loss_parameters(self) -> list[nn.Parameter]:
+        """Returns scale and bias of the sigmoid loss."""
+        return [self.log_scale, self.bias] if "sigmoid" in self.weights else []
+
+    def rows(self, batch: Batch, *, step: int) -> dict[str, Tensor]:
+        """Returns errors by part, (B,) each, and what the losses over samples compare."""
         errors, compared = self._embed(batch)
-        parts = {name: rows.mean() for name, rows in errors.items()}
+        return {**errors, **compared}
+
+    def loss_of(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Returns ``loss``, its parts without their weights, and ``gamma_std``, ``gamma_rank``: signs of collapse."""
+        compared = {name: rows[name] for name in COMPARED if name in rows}
+        parts = {name: errors.mean() for name, errors in rows.items() if name not in compared}
         signs: dict[str, Tensor] = {}
         if compared:
             everywhere = self._gathered(compared) if collectives.world_size() > 1 else None
             parts |= self._over_samples(compared, everywhere)
             signs = collapse_signs((everywhere or compared)["gamma"].detach())
-        loss = sum((self.weights[name] * part for name, part in parts.items()), start=batch["noise"].new_zeros(()))
+        zero = next(iter(rows.values())).new_zeros((), dtype=torch.float32)
+        loss = sum((self.weights[name] * part for name, part in parts.items()), start=zero)
         return {"loss": loss, **parts, **signs}
+
+    def forward(self, batch: Batch, *, step: int) -> dict[str, Tensor]:
+        """Returns ``loss_of`` the rows of the batch; the mean of a part over ranks is that of the global batch."""
+        return self.loss_of(self.rows(batch, step=step))
 
     # -------------------------------------------------------------------------------------------- what the engine asks
 
@@ -334,62 +352,3 @@ def _heat_map(matrix: Tensor, *, limit: float) -> np.ndarray:
     scaled = matrix.float().numpy() / (2 * max(limit, 1e-12)) + 0.5
     colours = matplotlib.colormaps["RdBu_r"](scaled, bytes=True)[..., :3]
     return _enlarge(np.ascontiguousarray(colours), least=MATRIX_SIDE)
-
-
-# -------------------------------------------------------------------------------------------------------------- metrics
-
-
-class PretrainMetrics:
-    """Mean parts of the loss over a validation set, and the signs of collapse of the whole set.
-
-    Parts over samples are computed on blocks of about ``data.global_batch_size`` samples, so that they compare with the
-    training curve, in an order by a hash of the key: neither ranks nor the evaluation's batch size change them.
-    """
-
-    def __init__(self, task: PretrainTask) -> None:
-        self._task = task
-        self._rows: list[tuple[list[str], dict[str, Tensor]]] = []
-
-    def update(self, outputs: dict[str, Tensor], batch: Batch) -> None:
-        """Adds one batch; padding is left out."""
-        valid = batch.get("valid")
-        keep = torch.ones(len(batch["keys"]), dtype=torch.bool) if valid is None else valid.cpu().bool()
-        keys = [key for key, kept in zip(batch["keys"], keep.tolist()) if kept]
-        if keys:
-            self._rows.append((keys, {name: rows.float().cpu()[keep] for name, rows in outputs.items()}))
-
-    def compute(self) -> dict[str, float]:
-        """Returns ``loss`` (weighted), its parts, ``gamma_std`` and ``gamma_rank``; collective."""
-        batches = [part for rank in collectives.gather_objects(self._rows) for part in rank]
-        if not batches:
-            raise VeaError("data.val: no sample of the validation sets can be used; check them with `vea shards check`")
-        keys = [key for names, _ in batches for key in names]
-        order = torch.tensor(sorted(range(len(keys)), key=lambda i: (_hash(keys[i]), keys[i])))
-        rows = {name: torch.cat([part[name] for _, part in batches])[order] for name in batches[0][1]}
-        task = self._task
-        result = {name: float(rows[name].double().mean()) for name in task.weights if name in rows}
-        signs: dict[str, float] = {}
-        if "gamma" in rows:
-            result |= self._over_blocks({name: value for name, value in rows.items() if name not in result})
-            signs = {name: float(value) for name, value in collapse_signs(rows["gamma"]).items()}
-        return {"loss": sum(task.weights[name] * result[name] for name in task.weights), **result, **signs}
-
-    @torch.no_grad()
-    def _over_blocks(self, rows: dict[str, Tensor]) -> dict[str, float]:
-        """Returns each part over samples: the mean of the blocks, weighted by their samples with a text."""
-        task, device = self._task, self._task.mean.device
-        count = len(rows["gamma"])
-        num_blocks = max(1, round(count / task.config.data.global_batch_size))
-        sums: dict[str, float] = {}
-        paired = 0.0
-        for block in torch.arange(count).tensor_split(num_blocks):
-            compared = {name: value[block].to(device) for name, value in rows.items()}
-            weight = float(compared["paired"].sum()) if "paired" in compared else 0.0
-            paired += weight
-            for name, value in task._over_samples(compared).items():
-                sums[name] = sums.get(name, 0.0) + weight * float(value)
-        return {name: value / max(paired, 1.0) for name, value in sums.items()}
-
-
-def _hash(key: str) -> bytes:
-    return hashlib.blake2b(key.encode(), digest_size=8).digest()

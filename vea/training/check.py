@@ -16,9 +16,9 @@ from vea.storage import checkpoint
 from vea.tasks.recognise import RecogniseTask
 from vea.tasks.saved import open_model, shipped_models
 from vea.taxonomy.fields import check_same_classes
-from vea.training.engine import micro_batch_size
 from vea.training.meta import meta_task, sizes
 from vea.training.run import check_same_run
+from vea.training.steps import micro_batch_size
 
 
 def check_targets(config: RunConfig) -> Iterator[Finding]:

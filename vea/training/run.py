@@ -24,10 +24,7 @@ from vea.storage import atomic, checkpoint, lock
 from vea.storage.provenance import git_state
 from vea.tasks.base import Task
 from vea.training.ema import Ema
-from vea.training.parallel import (
-    full,
-    full_optimizer_state,
-)
+from vea.training.parallel import SCALARS, optimizer_to_host, to_host
 
 _MAY_CHANGE = {"runtime", "tracking", "notes", "out"}  # nothing here changes what is computed
 _MAY_CHANGE_INSIDE = {
@@ -173,14 +170,18 @@ class _Run:
             atomic.write_text(self.dir / "state.json", json.dumps(record, indent=1))
 
     def weights(self, ema: Ema | None) -> dict[str, dict[str, Tensor]]:
-        """Returns whole tensors, ``model`` and where there is one ``ema``; all ranks have to ask."""
+        """Returns copies on the host of rank 0, ``model`` and where there is one ``ema``; all ranks have to ask."""
         parts = {"model": self.task.state_to_save()} | ({"ema": ema.tensors} if ema else {})
-        return {part: {name: full(value) for name, value in tensors.items()} for part, tensors in parts.items()}
+        scalars, keep = SCALARS.get(self.task, set()), self.runtime.is_main
+        return {part: to_host(tensors, scalars=scalars, keep=keep) for part, tensors in parts.items()}
 
     def save(self, optimizer: torch.optim.Optimizer, ema: Ema | None, *, behind: bool) -> None:
         """Writes a checkpoint; ``behind``: while the training goes on."""
         stragglers.set_place(f"the checkpoint of step {self.step}")
-        weights, optimizer_state = self.weights(ema), full_optimizer_state(optimizer)
+        if self.runtime.is_main:
+            self.writer.wait()  # before another copy of everything is made
+        weights = self.weights(ema)
+        optimizer_state = optimizer_to_host(optimizer, self.task, keep=self.runtime.is_main)
         if self.runtime.is_main:
             self.writer.save(
                 self.dir,

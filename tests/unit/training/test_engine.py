@@ -14,9 +14,10 @@ from vea.distributed import preempt, runtime
 from vea.errors import Preempted, RunError, VeaError
 from vea.storage import checkpoint
 from vea.tasks.base import Task
-from vea.training.engine import evaluate, fit, micro_batch_size
+from vea.training.engine import evaluate, fit
 from vea.training.optim import parameter_groups
 from vea.training.schedule import learning_rate
+from vea.training.steps import micro_batch_size
 
 
 class ToyMetrics:
