@@ -137,7 +137,7 @@ def _opened(run: _Run) -> tuple[torch.optim.Optimizer, Ema | None, bool]:
         load_optimizer_state(optimizer, optimizer_state)
         if ema and ema_weights is not None:
             ema.load(ema_weights)
-        run.step, run.best = state["step"], state["best"]
+        run.step, run.best = state["step"], run.best_of(state)
         run.owes_validation = state.get("owes_validation", False)
     return optimizer, ema, saved is not None
 
@@ -145,6 +145,9 @@ def _opened(run: _Run) -> tuple[torch.optim.Optimizer, Ema | None, bool]:
 def _open_log(run: _Run, resumed: bool) -> MetricsLog:
     config, runtime = run.config, run.runtime
     log = MetricsLog(run.dir, config, start_step=run.step, owes_validation=run.owes_validation)
+    for words in run.changes:
+        log.event("changed", words)
+        log.say(f"changed since the checkpoint: {words}")
     trainable = sum(parameter.numel() for parameter in run.task.parameters() if parameter.requires_grad)
     log.say(
         f"{config.recipe} {config.name}: {trainable / 1e6:.2f} M trainable parameters, "

@@ -196,6 +196,35 @@ def test_non_finite_loss_stops_before_the_step_and_keeps_the_checkpoint(tmp_path
     assert all(torch.isfinite(value).all() for value in weights.values())
 
 
+def test_a_run_that_goes_back_keeps_its_new_branch(tmp_path):
+    """Back to step 5 of 12, killed, and the same command again: it goes on after the kill, not from step 5."""
+    run(tmp_path / "a", keep_last=5)
+    before = final_bytes(tmp_path / "a")
+    back = str(tmp_path / "a" / "checkpoints" / "step_00000005")
+    interrupted = ToyTask()
+    interrupted.signal_step = 7
+    with pytest.raises(Preempted, match="at step 8"):
+        run(tmp_path / "a", interrupted, keep_last=5, resume=back)
+    assert [found.step for found in checkpoint.list_checkpoints(tmp_path / "a")] == [5, 8]
+    again = ToyTask()
+    again.poison_step = 6  # would end a life that begins at 5 once more
+    assert run(tmp_path / "a", again, keep_last=5, resume=back).step == 12
+    assert final_bytes(tmp_path / "a") == before and steps_logged(tmp_path / "a") == list(range(1, 13))
+    assert (tmp_path / "a" / "before_rollback.1" / "step_00000012" / "state.json").is_file()
+
+
+def test_a_run_goes_on_after_the_advice_of_its_error_and_writes_it_down(tmp_path):
+    task = ToyTask()
+    task.poison_step = 7
+    with pytest.raises(RunError, match=r"lower train\.base_lr"):
+        run(tmp_path / "a", task)
+    assert run(tmp_path / "a", base_lr=0.01).step == 12
+    record = (tmp_path / "a" / "metrics.jsonl").read_text()
+    assert "train.base_lr was 0.05 and is 0.01 now" in record
+    assert run(tmp_path / "a", base_lr=0.01, steps=15).step == 15
+    assert "train.steps was 12 and is 15 now" in (tmp_path / "a" / "metrics.jsonl").read_text()
+
+
 def test_other_settings_are_refused_in_the_same_folder(tmp_path):
     run(tmp_path / "a")
     with pytest.raises(VeaError, match=r"train.base_lr was 0.05 and is 0.1 now"):
