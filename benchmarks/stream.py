@@ -136,7 +136,8 @@ def main(argv: list[str]) -> None:
                 places = (urls, braces, arguments.samples, arguments.workers)
                 rounds[name].append(others.measured(lambda run=run, places=places: run(*places)))  # type: ignore[misc]
     print(
-        f"{len(files)} {what} in {last + 1} tars{' behind http' if arguments.serve else ''}, {arguments.workers} workers"
+        f"{len(files)} {what} in {last + 1} tars{' behind http' if arguments.serve else ''}, "
+        f"{arguments.workers} workers"
     )
     print(f"{'loader':<18}{'images/s':>10}{'CPU-ms/sample':>16}")
     for name, rows in rounds.items():
