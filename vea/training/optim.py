@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from timm.models import group_with_matcher
 from timm.optim import create_optimizer_v2, param_groups_layer_decay
 from torch import nn
 
@@ -16,17 +17,27 @@ def _no_decay(module: nn.Module) -> set[str]:
     return set(module.no_weight_decay()) if hasattr(module, "no_weight_decay") else set()  # type: ignore[operator]
 
 
+def _has_top(trunk: nn.Module) -> bool:
+    """Returns whether parameters of the trunk stand beside a head in timm's counting of layers, as ``fc_norm`` does."""
+    named = [*trunk.named_parameters(), ("head_of_the_task.weight", None)]
+    layers = group_with_matcher(named, trunk.group_matcher(coarse=False), reverse=True)  # type: ignore[operator]
+    top = layers.pop("head_of_the_task.weight")
+    return top in layers.values()
+
+
 def parameter_groups(task: Task, config: TrainConfig) -> list[dict[str, Any]]:
     """Returns groups with ``weight_decay`` (0 for biases and other 1-D tensors) and ``lr_scale`` (layer-wise decay).
 
-    The trunk's layers are scaled by layer_decay ** (depth from the top); everything outside the trunk has scale 1.
+    Layers are counted as timm counts those of the whole network (Bao et al. 2022, BEiT, section 2.5): what is outside
+    the trunk, or above its last block, is the top layer with scale 1, the last block with its norm has ``layer_decay``.
     """
     trunk = task.trunk()
     inside = {id(parameter) for parameter in trunk.parameters()}
     groups: list[dict[str, Any]] = []
     if config.layer_decay < 1:
+        below = 1.0 if _has_top(trunk) else config.layer_decay  # timm counts a head as a layer, and the trunk has none
         groups += [
-            {key: group[key] for key in ("params", "weight_decay", "lr_scale")}
+            {"params": group["params"], "weight_decay": group["weight_decay"], "lr_scale": below * group["lr_scale"]}
             for group in param_groups_layer_decay(
                 trunk, config.weight_decay, tuple(_no_decay(trunk)), layer_decay=config.layer_decay
             )

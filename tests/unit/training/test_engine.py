@@ -342,3 +342,42 @@ def test_parameter_groups_cover_every_parameter_once(tmp_path):
         if decay < 1:
             first, last = task.model.blocks[0].mlp.fc1.weight, task.model.blocks[2].mlp.fc1.weight
             assert scale[id(first)] == pytest.approx(scale[id(last)] * decay**2)
+
+
+@pytest.mark.parametrize("pooling", ["token", "avg"])
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [
+        ("vit_tiny_patch16_224", {"img_size": 32, "depth": 2, "embed_dim": 24, "num_heads": 2}),
+        ("convnext_atto", {"depths": (1, 1, 1, 1), "dims": (8, 8, 8, 8)}),
+        ("resnet18", {}),
+        ("efficientnet_lite0", {}),
+    ],
+)
+def test_layers_are_counted_as_timm_counts_those_of_the_whole_network(tmp_path, name, args, pooling):
+    import timm
+    from timm.optim import param_groups_layer_decay
+
+    if pooling == "avg":
+        if not name.startswith("vit"):
+            pytest.skip("has no class token")
+        args = {**args, "global_pool": "avg"}
+
+    class AnyTask(ToyTask):
+        def __init__(self):
+            super().__init__()
+            self.model = timm.create_model(name, num_classes=0, **args)
+            self.head = nn.Linear(4, 3)
+
+        def trunk(self):
+            return self.model
+
+    task, whole = AnyTask(), timm.create_model(name, num_classes=7, **args)
+    names = {id(p): n for n, p in whole.named_parameters()}
+    wanted = {names[id(p)]: group["lr_scale"] for group in param_groups_layer_decay(whole, layer_decay=0.5)
+              for p in group["params"]}  # fmt: skip
+    own = {id(p): n for n, p in task.model.named_parameters()}
+    groups = parameter_groups(task, config(tmp_path, layer_decay=0.5).train)
+    found = {own[id(p)]: group["lr_scale"] for group in groups for p in group["params"] if id(p) in own}
+    assert found.keys() < wanted.keys()
+    assert found == {name: pytest.approx(wanted[name]) for name in found}
