@@ -242,7 +242,6 @@ MEASURED = [path for path in SOURCES if path.relative_to(ROOT).parts[0] in ("vea
 # What is being divided.
 STILL_LONG = {
     "finetune/distill.py train",  # a loop of its own, to be a task of the engine
-    "vea/data/shards/plan.py write_part",
 }
 
 

@@ -275,14 +275,8 @@ def write_part(
         VeaError: labels that contradict ``fields``, a key that occurs twice, no samples, ``out`` in use or taken.
         RunError: no space left, or a writing process was killed; complete shards are kept.
     """
-    out, (number, parts) = Path(out).resolve(), part
-    if min(size for size in (shard_size, max_side, jobs, quality) if size is not None) < 1 or quality > 100:
-        raise VeaError(
-            f"shard size {shard_size}, max side {max_side}, quality {quality}, jobs {jobs}: sizes start at 1, "
-            "quality is 1 to 100"
-        )
-    if not 1 <= number <= parts:
-        raise VeaError(f"there is no part {number} of {parts}: parts are numbered 1/{parts} to {parts}/{parts}")
+    out = Path(out).resolve()
+    _check_numbers(part, shard_size=shard_size, max_side=max_side, quality=quality, jobs=jobs)
     _check_target(out, overwrite)
     options = {"shard_size": shard_size, "max_side": max_side, "quality": quality}
     head = _head(
@@ -292,9 +286,29 @@ def write_part(
     if not any(records.keys for records in splits.values()):
         raise VeaError(f"no samples were found for {name}; nothing was written")
     plan = _Plan(out.parent / f".{out.name}.partial", splits, fields, options, _fingerprint(splits, fields, head))
+    with _room_told(plan, out):
+        complete = _write_mine(plan, out, head, part=part, overwrite=overwrite, jobs=jobs, engine=engine)
+    return read_index(out) if complete else None
+
+
+def _check_numbers(
+    part: tuple[int, int], *, shard_size: int, max_side: int | None, quality: int, jobs: int | None
+) -> None:
+    if min(size for size in (shard_size, max_side, jobs, quality) if size is not None) < 1 or quality > 100:
+        raise VeaError(
+            f"shard size {shard_size}, max side {max_side}, quality {quality}, jobs {jobs}: sizes start at 1, "
+            "quality is 1 to 100"
+        )
+    number, parts = part
+    if not 1 <= number <= parts:
+        raise VeaError(f"there is no part {number} of {parts}: parts are numbered 1/{parts} to {parts}/{parts}")
+
+
+@contextlib.contextmanager
+def _room_told(plan: _Plan, out: Path) -> Iterator[None]:
+    """Turns the error of a full disk into a sentence that says what is kept."""
     try:
-        if not _write_mine(plan, out, head, part=part, overwrite=overwrite, jobs=jobs, engine=engine):
-            return None
+        yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             kept = sum(plan.done(shard) is not None for shard in plan.shards)
@@ -303,7 +317,6 @@ def write_part(
                 "it: free some space and run again to go on"
             ) from None
         raise
-    return read_index(out)
 
 
 def _head(
