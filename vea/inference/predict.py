@@ -204,9 +204,10 @@ class Predictor:
                 yield Prediction(expression, shares, [], emotion, attributes)
             else:
                 faces = []
-                for box, score in found:
+                for face in found:
                     name, shares, attributes = self._named(next(rows))
-                    faces.append(Face(box, name or "", shares, score, attributes))
+                    turned = (face.turn, face.upright) if isinstance(face, Detection) else ()
+                    faces.append(Face(face[0], name or "", shares, face[1], attributes, *turned))
                 if faces:
                     largest = faces[0]
                     expression = largest.expression or None

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from vea.data.views.appearance import brightness_of, colorfulness_of, thinned
 from vea.data.views.geometry import eval_window
@@ -56,6 +57,13 @@ class SceneReader:
         rows = [self.predictor.outputs([view]) for view in views]
         answers = np.array([[row["valence"][0], row["arousal"][0]] for row in rows], np.float64).reshape(-1, 2)
         return np.clip(answers, LOW, HIGH)
+
+    @torch.inference_mode()
+    def features(self, image: np.ndarray) -> np.ndarray:
+        """Returns (D,) float32: what the frozen network gives its two heads to read of RGB uint8 (H, W, 3)."""
+        task = self.predictor.task
+        view = torch.from_numpy(self.view(image)).permute(2, 0, 1)[None].to(self.predictor.device)
+        return task.encoder(task.normalise(view))[0].float().cpu().numpy()
 
     def look(self, image: np.ndarray) -> Scene:
         """Returns what RGB uint8 (H, W, 3) evokes and how it looks."""

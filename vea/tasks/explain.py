@@ -24,6 +24,7 @@ from torch.nn.functional import cross_entropy
 from vea.config import ClassifierConfig, ExplainConfig
 from vea.data.loading.sets import ShardSet
 from vea.errors import VeaError, did_you_mean
+from vea.losses.contrastive import nt_xent
 from vea.losses.language import answer_costs, answer_loss, explanation_contrast, span_mean, vad_loss
 from vea.models.feature_cache import KeptFeatures, pool_patches
 from vea.models.language.tokens import HubTokens, Sentences, Tokens, WordTokens, make_sentences
@@ -275,7 +276,7 @@ class ExplainTask(Task):
         return make_sentences(pairs, self.tokens, max_tokens=self.config.model.max_tokens, device=device)
 
     def forward(self, batch: Batch, *, step: int) -> dict[str, Tensor]:
-        """Returns the loss and its parts: ``language``, ``vad``, ``contrastive``, ``emotion``."""
+        """Returns the loss and its parts: ``language``, ``vad``, ``contrastive``, ``nt_xent``, ``emotion``."""
         objective, device = self.config.objective, batch["image"].device
         drawn = draw(self.candidates(batch), paired=objective.contrastive > 0)
         made = self.sentences(drawn.pairs, device)
@@ -288,9 +289,11 @@ class ExplainTask(Task):
             parts["vad"] = objective.vad * vad_loss(self.explainer.vad_head(hidden), rated, made.explanation)
         if objective.contrastive:
             parts["contrastive"] = objective.contrastive * self._contrast(memory, hidden, made, drawn)
+        index = [self.emotions.index(emotion) if emotion else -1 for emotion, _ in drawn.pairs]
+        named = torch.tensor(index, device=device)
+        if objective.nt_xent:
+            parts["nt_xent"] = objective.nt_xent * nt_xent(span_mean(hidden, made.explanation), named)
         if objective.emotion:
-            index = [self.emotions.index(emotion) if emotion else -1 for emotion, _ in drawn.pairs]
-            named = torch.tensor(index, device=device)
             costs = cross_entropy(self.explainer.emotion_logits(features), named, ignore_index=-1, reduction="sum")
             parts["emotion"] = objective.emotion * costs / (named >= 0).sum().clamp(min=1)
         loss = torch.stack(list(parts.values())).sum()
@@ -298,7 +301,7 @@ class ExplainTask(Task):
 
     def _contrast(self, memory: Tensor, hidden: Tensor, made: Sentences, drawn: Drawn) -> Tensor:
         """Returns the contrastive loss: against the image's other emotion, and against another image's words."""
-        image, emotion = memory.mean(1), span_mean(hidden, made.emotion)
+        image, emotion = self.explainer.seen(memory).mean(1), span_mean(hidden, made.emotion)
         explanation = span_mean(hidden, made.explanation)
         rivals = torch.tensor([drawn.partner, drawn.others()], device=memory.device).T
         has_words = torch.tensor([all(pair) for pair in drawn.pairs], device=memory.device)
