@@ -12,6 +12,8 @@ from vea.data.loading.collate import Item, LabelEncoder, mask_noise
 from vea.data.loading.items import Drawn, ItemMaker, ItemSpec, Place
 from vea.data.loading.sets import ShardSet
 from vea.data.prompts import prompt
+from vea.data.streams.stream import StreamSet
+from vea.data.streams.urls import is_stream
 from vea.data.views.decode import Encoded
 from vea.data.views.person import head_window
 from vea.data.views.views import Views
@@ -41,6 +43,10 @@ class PretrainItems:
 
     def open_set(self, ref: DatasetRef) -> ShardSet:
         """Returns a set with the teacher's embeddings that ``teacher.cache`` names."""
+        if is_stream(ref.path):
+            if self.config.teacher.cache != "none":
+                raise VeaError(f"{ref.path} is read as a stream, which has no sidecars: set teacher.cache=none")
+            return StreamSet(ref)
         return ShardSet(ref, teacher=self.config.teacher, prompts=self.config.prompt)
 
     def maker(self, sets: Sequence[ShardSet], *, train: bool) -> ItemMaker:
@@ -86,7 +92,7 @@ class LabelItems:
 
     def open_set(self, ref: DatasetRef) -> ShardSet:
         """Returns a set."""
-        return ShardSet(ref)
+        return StreamSet(ref) if is_stream(ref.path) else ShardSet(ref)
 
     def maker(self, sets: Sequence[ShardSet], *, train: bool) -> ItemMaker:
         """Returns the maker; raises ``VeaError`` where no set has a label that the config names."""
