@@ -97,6 +97,13 @@ class CaptionsConfig(Section):
         description="whether the text tower reads 'a photo that evokes mild pleasure: CAPTION', rated by the caption's "
         "own words and by no label",
     )
+    vary: bool = Field(False, description="another of a picture's captions in each pass; false: always the same one")
+    share: float = Field(
+        1.0, gt=0, le=1, description="of the samples that keep their text, by a hash of their key: for ablations"
+    )
+    shuffled: bool = Field(
+        False, description="a control: each sample has the caption of another one, always the same; nothing to gain"
+    )
     mix: Literal["none", "pair", "list"] = Field(
         "none", description="negatives made of a picture's hardest captions: of two (pair) or of all of them (list)"
     )

@@ -114,6 +114,9 @@ class TrainConfig(Section):
     layer_decay: float = Field(
         1.0, gt=0, le=1, description="learning rate of a layer over that of the layer above it; 1: all alike"
     )
+    trunk_scale: float = Field(
+        1.0, gt=0, le=1, description="learning rate of the encoder over that of what is new beside it; 1: the same"
+    )
     clip_grad: float | None = Field(None, gt=0, description="largest norm of all gradients together; null: no clipping")
     ema_decay: float | None = Field(
         None, gt=0, lt=1, description="keep an average of the weights with this factor a step; null: none"
@@ -231,7 +234,7 @@ class TeacherConfig(Section):
 
     name: str = Field(
         "ViT-B-16",
-        description="open_clip model, hub id, folder of pretrain/align.py, tiny-synthetic, or sentence:PACKAGE",
+        description="open_clip model, hub id, folder of pretrain/align.py, tiny-synthetic, sentence:PACKAGE",
     )
     pretrained: str | None = Field(
         None, description="local file, or tag of open_clip; null: the name brings its weights"

@@ -34,7 +34,7 @@ def max_mean(patches: Tensor, phrases: Tensor, known: Tensor) -> Tensor:
 
 
 def likeness(text: Tensor, *, affect: Tensor | None = None, weight: float = 0.0) -> Tensor:
-    """Returns (B, B) J: cosines of captions plus ``weight`` times the likeness of their affect, 1 - |a_i - a_j| / sqrt(8).
+    """Returns (B, B) J: cosines of captions plus ``weight`` times the likeness of affect, 1 - |a_i - a_j| / sqrt(8).
 
     Args:
         text: (B, D).

@@ -26,7 +26,7 @@ class PrototypeBank(nn.Module):
     Prototypes follow the average of the embeddings that chose them (VQ-VAE, arXiv 1711.00937, appendix A.1), once a
     step, with those of the whole global batch: they are buffers, so they are saved, every rank has the same, and
     neither ranks nor accumulation change them but for the order of sums. U starts at 0: at first nothing is added.
-    After the first step the prototypes are embeddings of its batch; later one that is hardly used starts again from one.
+    After the first step the prototypes are embeddings of its batch; later one that is hardly used starts again.
 
     Args:
         config: number and width of prototypes, and how they move.

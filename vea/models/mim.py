@@ -186,9 +186,8 @@ class MaskedAutoencoder(nn.Module):
 
     def _freeze_first(self, count: int) -> None:
         if count > len(self.encoder.blocks):
-            raise VeaError(
-                f"model.frozen_blocks ({count}) is more than the encoder's {len(self.encoder.blocks)} blocks"
-            )
+            blocks = len(self.encoder.blocks)
+            raise VeaError(f"model.frozen_blocks ({count}) is more than the encoder's {blocks} blocks")
         for part in (self.encoder.patch_embed, self.encoder.norm_pre, *self.encoder.blocks[:count]):
             part.requires_grad_(False)
         self._class_and_positions()[0].requires_grad_(False)

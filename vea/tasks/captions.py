@@ -84,7 +84,7 @@ class CaptionPaths(nn.Module):
             except VeaError as error:
                 raise VeaError(str(error).replace("model.lexicon", "captions.lexicon", 1)) from None
 
-    # ---------------------------------------------------------------------------------------------------- what is compared
+    # -------------------------------------------------------------------------------------------- what is compared
 
     def worded(self, texts: Sequence[str]) -> list[str]:
         """Returns what the text tower reads for the captions ``texts``."""
@@ -120,7 +120,7 @@ class CaptionPaths(nn.Module):
             found["patch_text"] = F.normalize(self.patches(patches).float(), dim=-1)
         return found
 
-    # ----------------------------------------------------------------------------------------------------------- the losses
+    # -------------------------------------------------------------------------------------------------- the losses
 
     def losses(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
         """Returns the parts by name, of the rows of the whole global batch."""

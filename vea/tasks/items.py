@@ -11,9 +11,9 @@ import numpy as np
 from vea.config import DatasetRef, FinetuneConfig, PretrainConfig, RecogniseConfig, RunConfig
 from vea.data.loading.collate import Item, LabelEncoder, mask_chances, mask_noise
 from vea.data.loading.items import Drawn, ItemMaker, ItemSpec, Place
-from vea.data.loading.order import keyed_words
+from vea.data.loading.order import KeyedUniforms, keyed_words
 from vea.data.loading.sets import ShardSet
-from vea.data.prompts import prompt
+from vea.data.prompts import NO_TEXT, prompt
 from vea.data.views.decode import Encoded
 from vea.data.views.person import head_window
 from vea.data.views.salient import salient_cells, salient_noise, salient_patches
@@ -67,7 +67,7 @@ class _PretrainMaker(ItemMaker):
     ) -> None:
         super().__init__(Views(config.augment, seed=config.seed, train=train), num_views=2)
         self.seed, self.prompt, self.train, self.num_patches = config.seed, config.prompt, train, num_patches
-        self.salient, self.label = config.model.salient, label
+        self.salient, self.captions, self.label = config.model.salient, config.captions, label
         self.num_kept = int(num_patches * (1 - config.model.mask_ratio))
         self.num_mixed = config.captions.mix_count if config.captions.mix == "pair" else 0
 
@@ -80,7 +80,7 @@ class _PretrainMaker(ItemMaker):
         if self.salient is not None:
             arrays["noise"] = self._salient_noise(arrays["noise"], drawn, boxes)
         arrays |= drawn.shards.embeddings(drawn.i)
-        text = prompt(drawn.metadata, config=self.prompt)
+        text = self._text(drawn)
         labels = {}
         if self.label is not None:
             given = drawn.metadata.get("labels") or {}
@@ -93,6 +93,17 @@ class _PretrainMaker(ItemMaker):
         arrays |= {name: np.zeros_like(row) for name, row in shards.embeddings(0).items()}
         labels = self.label.encode({}, key=key, known={}) if self.label is not None else {}
         return Item(key, place[1], {"scene": image, "person": image}, arrays, lists={"text": ""}, labels=labels)
+
+    def _text(self, drawn: Drawn) -> str:
+        metadata = drawn.metadata
+        if self.captions.shuffled and len(drawn.shards) > 1:  # half the set further on: nobody keeps its own
+            metadata = drawn.shards.read((drawn.i + len(drawn.shards) // 2) % len(drawn.shards))[2]
+        if self.captions.share < 1:
+            (chance,) = KeyedUniforms("text", drawn.key).random(1)
+            if chance >= self.captions.share:
+                return NO_TEXT
+        turn = drawn.pass_number if self.captions.vary and self.train else 0
+        return prompt(metadata, config=self.prompt, turn=turn)
 
     def _where(self, place: Place) -> tuple[int | str, int]:
         # evaluation: the masks of a sample do not depend on the batch size

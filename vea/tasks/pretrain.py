@@ -10,7 +10,7 @@ The parts, each with its weight in ``objective``, each computed only where its w
 - ``caption_scene``, ``caption_fused``, ``caption_phrases``: stage two, see ``vea.tasks.captions``;
 - ``bank``, wherever ``model.bank`` is set: what holds embeddings near their prototypes.
 
-A sample without a text (empty, or the stand-in ``vea.data.prompts.NO_TEXT``) takes part in the first two, ``similarity`` and ``bank`` alone.
+A sample without a text (empty, or the stand-in ``vea.data.prompts.NO_TEXT``) takes part only in what reads no text.
 
 ``model.variant: released`` computes what the authors' released code does where that can be compared (facts 1.8).
 """
@@ -79,8 +79,10 @@ class PretrainTask(Task):
         paths = [name for name in PATHS if name in self.weights]
         if "caption_fused" in paths and config.model.fusion == "none":
             raise VeaError("objective.caption_fused needs scene and person together; set model.fusion=easy")
-        if paths and config.captions.template and config.teacher is not None and config.teacher.cached("text"):
-            raise VeaError("captions.template writes texts anew, which no sidecar holds; set teacher.cache=none")
+        if asked and config.teacher is not None and config.teacher.cached("text"):
+            for key in ("template", "vary", "shuffled"):
+                if getattr(config.captions, key):
+                    raise VeaError(f"captions.{key} makes texts that no sidecar holds; set teacher.cache=none")
         self.released = config.model.variant == "released"
         if self.released and asked and config.teacher is not None and config.teacher.cached("image"):
             raise VeaError(
@@ -204,9 +206,9 @@ class PretrainTask(Task):
 
         Args:
             here: what is compared of this rank's samples.
-            everywhere: the same of all ranks' samples, without the images; None where ``here`` is all there is. Each rank
-                then returns the part of its own rows, W times: the mean over ranks is the loss of the global batch.
-                InfoNCE and stage two, which need all rows, are that loss itself.
+            everywhere: the same of all ranks' samples, without the images; None where ``here`` is all there is. Each
+                rank then returns the part of its own rows, W times: the mean over ranks is the loss of the global
+                batch. InfoNCE and stage two, which need all rows, are that loss itself.
         """
         if "text" not in here:
             return {}

@@ -56,7 +56,8 @@ def salient_noise(
 def salient_cells(saliency: np.ndarray, *, size: tuple[int, int], share: float) -> list[list[float]]:
     """Returns the boxes, in pixels of the picture, of the ``share`` of cells (G, G) with the highest saliency.
 
-    ``saliency`` covers the whole picture; ``size`` is (width, height). NaN, of a picture that could not be read, is none.
+    ``saliency`` covers the whole picture; ``size`` is (width, height). A picture that could
+    not be read has NaN and none.
     """
     rows, columns = saliency.shape
     if not np.isfinite(saliency).all():

@@ -58,7 +58,8 @@ def load_teacher(config: TeacherConfig) -> Teacher:
 
     ``name`` is ``tiny-synthetic``; or a folder (of ``pretrain/align.py``, or open_clip's ``local-dir`` form); or an
     open_clip model, whose ``pretrained`` is a local file or a tag; or ``hf-hub:OWNER/MODEL``; or ``sentence:PACKAGE``,
-    the sentence encoder inside a Python package, for texts alone. Only a tag and a hub name download. OpenAI's own weights want the ``-quickgelu`` model names.
+    the sentence encoder inside a Python package, for texts alone. Only a tag and a hub name download. OpenAI's own
+    weights want the ``-quickgelu`` model names.
 
     Raises:
         VeaError: the name is unknown, weights are missing or do not fit, or a download failed.
