@@ -201,9 +201,9 @@ def measured(arm: str, seed: int, given: argparse.Namespace, judge: Judge) -> di
 
 def settings(given: argparse.Namespace) -> list[str]:
     """Returns the words that every run has."""
-    sets = [f"{{path: {given.captions}, split: train, weight: 3, persons: persons}}",
-            f"{{path: {given.oasis}, split: train, weight: 2, persons: persons}}"]  # fmt: skip
-    return [f"data.train=[{', '.join(sets)}]", f"data.val=[{{path: {given.captions}, split: val, persons: persons}}]",
+    sets = [f"{{path: {given.captions}, split: train, weight: 3, persons: persons, faces: faces}}",
+            f"{{path: {given.oasis}, split: train, weight: 2, persons: persons, faces: faces}}"]  # fmt: skip
+    return [f"data.train=[{', '.join(sets)}]", f"data.val=[{{path: {given.captions}, split: val, persons: persons, faces: faces}}]",
             "data.workers=0", f"model.encoder.pretrained={given.weights}", f"train.steps={given.steps}",
             f"train.warmup_steps={given.steps // 10}"]  # fmt: skip
 
@@ -249,8 +249,8 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", type=Path, required=True, help="a file of timm's vit_small_patch14_dinov2")
     parser.add_argument("--config", default="configs/pretrain/stage_two.yaml")
-    parser.add_argument("--captions", type=Path, default=Path("data/captions"), help="with a sidecar persons")
-    parser.add_argument("--oasis", type=Path, default=Path("data/oasis"), help="with a sidecar persons")
+    parser.add_argument("--captions", type=Path, default=Path("data/captions"), help="with sidecars persons and faces")
+    parser.add_argument("--oasis", type=Path, default=Path("data/oasis"), help="with sidecars persons and faces")
     parser.add_argument("--faces", type=Path, default=Path("data/fer2013plus"))
     parser.add_argument("--face-fractions", type=float, nargs=3, default=[0.1, 0.2, 0.5], metavar="F",
                         help="of FER2013's train, validation and test")  # fmt: skip

@@ -84,7 +84,7 @@ def mixed_negatives(
         candidate = (unit @ unit.T <= 1 - margin) & (paired > 0)
         candidate.fill_diagonal_(False)
         count = min(hard, len(unit))
-        ranked = scores.detach().float().masked_fill(~candidate, -torch.inf).sort(1, descending=True, stable=True)
+        ranked = scores.detach().float().masked_fill(~candidate, -torch.inf).sort(dim=1, descending=True, stable=True)
         values, places = ranked.values[:, :count], ranked.indices[:, :count]
         there = values.isfinite().sum(1)  # (B,), candidates among the hardest
         if form == "list":

@@ -57,7 +57,7 @@ def grouped_ridge(x: Tensor, y: Tensor, groups: Tensor, *, folds: int = 5) -> tu
     """Returns ((D + 1,) weights for rows as given, the penalty): ridge whose penalty suits groups that were left out.
 
     Features are standardised by their own rows. The penalty of ``RIDGES`` whose predictions for left-out groups have
-    the best CCC is taken; groups never cross the ``folds``. One eigendecomposition a fold serves every penalty; float64.
+    the best CCC is taken; groups never cross the ``folds``. One eigendecomposition a fold serves all; float64.
 
     Args:
         x: (N, D).
