@@ -201,9 +201,10 @@ def measured(arm: str, seed: int, given: argparse.Namespace, judge: Judge) -> di
 
 def settings(given: argparse.Namespace) -> list[str]:
     """Returns the words that every run has."""
-    sets = [f"{{path: {given.captions}, split: train, weight: 3, persons: persons, faces: faces}}",
-            f"{{path: {given.oasis}, split: train, weight: 2, persons: persons, faces: faces}}"]  # fmt: skip
-    return [f"data.train=[{', '.join(sets)}]", f"data.val=[{{path: {given.captions}, split: val, persons: persons, faces: faces}}]",
+    boxes = "persons: persons, faces: faces"
+    sets = [f"{{path: {given.captions}, split: train, weight: 3, {boxes}}}",
+            f"{{path: {given.oasis}, split: train, weight: 2, {boxes}}}"]  # fmt: skip
+    return [f"data.train=[{', '.join(sets)}]", f"data.val=[{{path: {given.captions}, split: val, {boxes}}}]",
             "data.workers=0", f"model.encoder.pretrained={given.weights}", f"train.steps={given.steps}",
             f"train.warmup_steps={given.steps // 10}"]  # fmt: skip
 

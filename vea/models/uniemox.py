@@ -69,6 +69,8 @@ class UniEmoX(nn.Module):
         self.bank = None
         if config.bank is not None and (self.needs_alpha or self.fusion is not None):
             self.bank = PrototypeBank(config.bank, width=config.decoder.width)
+        if self.fusion is None and not (self.needs_alpha or self.reconstruct_scene or self.reconstruct_person):
+            self.mim.decoder_embed.requires_grad_(False)  # phrases alone: nothing is projected
         self.needs_person = self.reconstruct_person or (self.fusion is not None and config.fusion != "none")
 
     def forward(
