@@ -252,18 +252,31 @@ class MaskedAutoencoder(nn.Module):
             images: (B, C, H, W), normalised.
             noise: (B, N), any numbers; ties go to the earlier patch, on every device.
             num_kept: K; None for that of ``mask_ratio``.
+
+        A smaller view of whole patches has the positions of the whole one, scaled down to its grid.
         """
         patches = self.patchify(images)
         order = noise.argsort(dim=1, stable=True)
+        small = patches.shape[1] != self.num_patches
+        if small and num_kept is None:
+            num_kept = max(1, patches.shape[1] * self.num_kept // self.num_patches)
         kept = order[:, : num_kept or self.num_kept]
         projection = self.encoder.patch_embed.proj
         weight = projection.weight.permute(0, 2, 3, 1).flatten(1)  # (D, P), pixels in the order of patchify
         tokens = F.linear(_take(patches, kept), weight, projection.bias)
         cls_token, positions = self._class_and_positions()
+        if small:
+            positions = self._scaled(positions, images.shape[2] // self.patch, images.shape[3] // self.patch)
         positions = positions.expand(len(tokens), -1, -1)
         tokens = torch.cat([cls_token + positions[:, :1], tokens + _take(positions[:, 1:], kept)], dim=1)
         tokens = self.encoder.norm_pre(self.encoder.pos_drop(tokens))
         return Encoded(self.encoder.norm(self._run(self.encoder.blocks, tokens)), order, patches)
+
+    def _scaled(self, positions: Tensor, rows: int, columns: int) -> Tensor:
+        """Returns (1, 1 + rows * columns, D) positions (1, 1 + N, D) averaged down to another grid."""
+        grid = positions[:, 1:].unflatten(1, self.encoder.patch_embed.grid_size).permute(0, 3, 1, 2)
+        scaled = F.interpolate(grid, size=(rows, columns), mode="area").flatten(2).transpose(1, 2)
+        return torch.cat([positions[:, :1], scaled], 1)
 
     def project(self, latent: Tensor) -> Tensor:
         """Returns ``decoder_embed`` of tokens (..., D): the embedding alpha or beta for the class token."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vea.config import ObjectiveConfig, PretrainModelConfig
+from vea.errors import VeaError
 from vea.models.bank import PrototypeBank
 from vea.models.fusion import build_fusion
 from vea.models.mim import MaskedAutoencoder
@@ -54,6 +56,14 @@ class UniEmoX(nn.Module):
             predicted=config.predicted,
             frozen_blocks=config.frozen_blocks,
         )
+        self.person_scale = config.person_scale
+        if config.person_scale > 1:
+            side = self.mim.encoder.patch_embed.grid_size[0]
+            if side % config.person_scale:
+                raise VeaError(f"model.person_scale ({config.person_scale}) does not divide {side} patches")
+            if objective.person_reconstruction:
+                raise VeaError("model.person_scale: a smaller person view is not reconstructed; set it to 1, or "
+                               "objective.person_reconstruction=0")  # fmt: skip
         self.reconstruct_scene = objective.reconstruction > 0
         self.reconstruct_person = objective.person_reconstruction > 0
         if not (self.reconstruct_scene or self.reconstruct_person):
@@ -94,7 +104,14 @@ class UniEmoX(nn.Module):
             batch_size: of the global batch, for the bank.
         """
         mim, count = self.mim, len(scene)
-        if self.needs_person:
+        beta_token = None
+        if self.needs_person and self.person_scale > 1:
+            assert person is not None
+            small = F.interpolate(person, scale_factor=1 / self.person_scale, mode="area")
+            patches = noise.shape[2] // self.person_scale**2
+            beta_token = mim.encode(small, noise[:, 1, :patches]).latent[:, 0]
+            encoded = mim.encode(scene, noise[:, 0])
+        elif self.needs_person:
             assert person is not None
             encoded = mim.encode(torch.cat([scene, person]), noise.transpose(0, 1).flatten(0, 1))
         else:
@@ -113,7 +130,8 @@ class UniEmoX(nn.Module):
         patches = encoded.latent[:count, 1:] if self.needs_patches else None
         if self.fusion is None and not self.needs_alpha:
             return UniEmoXOutput(errors["scene"], errors["person"], None, patches=patches)
-        embeddings = mim.project(encoded.latent[:, 0])
+        tokens = encoded.latent[:, 0]
+        embeddings = mim.project(tokens if beta_token is None else torch.cat([tokens, beta_token]))
         alpha, beta = embeddings[:count], embeddings[-count:]
         commitment = codes = None
         if self.bank is not None:

@@ -69,6 +69,7 @@ class _PretrainMaker(ItemMaker):
         self.seed, self.prompt, self.train, self.num_patches = config.seed, config.prompt, train, num_patches
         self.salient, self.captions, self.label = config.model.salient, config.captions, label
         self.num_kept = int(num_patches * (1 - config.model.mask_ratio))
+        self.person_scale = config.model.person_scale
         self.num_mixed = config.captions.mix_count if config.captions.mix == "pair" else 0
 
     def item(self, drawn: Drawn) -> Item:
@@ -130,11 +131,17 @@ class _PretrainMaker(ItemMaker):
         chances = mask_chances(self.seed, *self._where(drawn.place), num_patches=self.num_patches)
         grid, side = math.isqrt(self.num_patches), self.views.config.image_size
         placed = self.views.placed(boxes, size=size, around=people, key=drawn.key, pass_number=drawn.pass_number)
-        rule = {"probability": self.salient.probability, "num_kept": self.num_kept}
-        return np.stack([
-            salient_noise(one, chance, salient_patches(found, grid=grid, side=side), **rule)
-            for one, chance, found in zip(noise, chances, placed)
-        ])  # fmt: skip
+        changed = noise.copy()
+        for view, scale in ((0, 1), (1, self.person_scale)):  # a smaller person view has the first numbers
+            patches, cells = self.num_patches // scale**2, grid // scale
+            changed[view, :patches] = salient_noise(
+                noise[view, :patches],
+                chances[view, :patches],
+                salient_patches(placed[view], grid=cells, side=side),
+                probability=self.salient.probability,
+                num_kept=max(1, patches * self.num_kept // self.num_patches),
+            )
+        return changed
 
 
 class LabelItems:

@@ -227,3 +227,17 @@ def test_validation_tells_perplexity_and_what_the_codes_say_of_a_label():
     found = metrics.compute()
     assert 1 <= found["bank_perplexity"] <= 4 and 0 <= found["bank_information"] <= np.log2(3)
     assert found["caption_scene"] == pytest.approx(task(batch, step=0)["caption_scene"].item(), rel=1e-4)
+
+
+def test_a_smaller_person_view_changes_gamma_alone():
+    task = make({**OFF, "caption_fused": 1}).eval()
+    small = make({**OFF, "caption_fused": 1})
+    small.model.person_scale = 2
+    batch = captioned()
+    found, expected = small.eval()(batch, step=0), task(batch, step=0)
+    assert found["reconstruction"].item() == pytest.approx(expected["reconstruction"].item(), rel=1e-5)
+    assert found["caption_fused"].item() != pytest.approx(expected["caption_fused"].item(), rel=1e-5)
+    with pytest.raises(VeaError, match=r"person_scale \(4\)|person_scale: a smaller"):
+        config = make_config(objective={**OFF, "person_reconstruction": 1})
+        config.model.person_scale = 2
+        PretrainTask(config, teacher=FakeTeacher())
