@@ -16,7 +16,7 @@ Same data, student, teacher and batch in every arm; weights are random, which ch
   patches only, uint8 until the step, text features kept per distinct text (person boxes come from the shards);
 - ``vea_cached``: a variant, the teacher's embedding of the clean image read instead of computed;
 - ``vea_lean``, ``vea_lean_cached``: a variant, a third of the removed patches predicted (model.predicted=0.34) and the
-  person view half as large a side (model.person_scale=2); its cost in probes is a row of stage_two.py;
+  person view half as large a side (model.person_size=112); its cost in probes is a row of stage_two.py;
 - ``vea_bf16``, ``vea_bf16_cached``: the same with train.precision=bf16, where the CPU multiplies bf16 itself;
 - ``vea_compiled``, ``vea_bf16_compiled`` (``--compile``): the live teacher with train.compile=true.
 
@@ -187,7 +187,7 @@ def vea_step(
         "name": "benchmark", "train": {"steps": 1, "base_lr": 1e-4},
         "data": {"global_batch_size": len(batch["scene"]), "virtual_readers": 1},
         "model": {"encoder": {"args": {"embed_dim": width, "num_heads": heads}}, "mask_ratio": RATIO,
-                  **({"predicted": 0.34, "person_scale": 2} if lean else {})},
+                  **({"predicted": 0.34, "person_size": 112} if lean else {})},
         "teacher": {"name": "ViT-B-16", "cache": "image" if cached else "none"},
     })  # fmt: skip
     task = PretrainTask(config, teacher=teacher)

@@ -63,7 +63,7 @@ ARMS: dict[str, list[str]] = {
     "mixed negatives, list": ["captions.mix=list"],
     "bank": ["model.bank={codes: 48}"],
     "a third predicted": ["model.predicted=0.34"],
-    "a third predicted, small person view": ["model.predicted=0.34", "augment.image_size=112", "model.person_scale=2"],
+    "a third predicted, small person view": ["model.predicted=0.34", "model.person_size=56"],
 }
 START = "start"
 READINGS = ("end", "half")

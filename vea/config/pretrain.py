@@ -152,8 +152,8 @@ class PretrainModelConfig(Section):
     predicted: float = Field(
         1.0, gt=0, le=1, description="share of the removed patches that is predicted, the same for all; less is cheaper"
     )
-    person_scale: Literal[1, 2, 4] = Field(
-        1, description="the person view is so many times smaller a side than the scene's; more is cheaper"
+    person_size: int | None = Field(
+        None, ge=1, description="side of a smaller, cheaper person view in pixels, whole patches; null: the scene's"
     )
     frozen_blocks: int = Field(
         0, ge=0, description="the embedding and so many first blocks of the encoder do not learn; 0: all learn"

@@ -11,9 +11,12 @@ from vea.config.base import Arguments, Section
 
 
 class DatasetRef(Section):
-    """One prepared data set (a folder or URL with ``index.json``) and how much of it to use."""
+    """One data set and how much of it to use: prepared (a folder or URL with ``index.json``), or a stream of tars."""
 
-    path: str = Field(description="folder or URL of a prepared data set: the place of its index.json")
+    path: str = Field(
+        description="folder or URL of a prepared data set, the place of its index.json; or tars as they are, for "
+        "data.train: DIR/{00000..41455}.tar, s3://, https:// or pipe: of pictures with txt, json or cls"
+    )
     split: str = Field("train", description="name of a split in the index")
     weight: float = Field(
         1.0, gt=0, description="share of the draws in a mixture, relative to the other sets; equal by default"
@@ -34,6 +37,14 @@ class DatasetRef(Section):
         None, description="sidecar of `vea enrich faces`, whose boxes are salient for model.salient; null: none"
     )
     saliency: str | None = Field(None, description="sidecar of `vea enrich saliency`, for model.salient; null: none")
+
+    classes: dict[str, list[str]] = Field(
+        {}, description="a stream's labels: the classes of a key of KEY.json, or of KEY.cls where one label is named"
+    )
+    shuffle: int = Field(256, ge=1, description="a stream's samples per virtual reader that are shuffled together")
+    missing_shards: int = Field(
+        0, ge=0, description="so many missing or damaged shards of a stream (a process) are passed over, not an error"
+    )
 
     @field_validator("part")
     @classmethod
@@ -60,6 +71,13 @@ class DataConfig(Section):
     )
     cache_gb: float = Field(
         50.0, gt=0, description="GB that the cache may take; the shards unused for longest go first"
+    )
+
+    epoch_samples: int | None = Field(
+        None,
+        ge=1,
+        description="samples that count as an epoch where nobody knows the size of the data, such as a stream; "
+        "training lines then say which epoch it is; null: they do not",
     )
 
     @model_validator(mode="after")

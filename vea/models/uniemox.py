@@ -56,14 +56,18 @@ class UniEmoX(nn.Module):
             predicted=config.predicted,
             frozen_blocks=config.frozen_blocks,
         )
-        self.person_scale = config.person_scale
-        if config.person_scale > 1:
-            side = self.mim.encoder.patch_embed.grid_size[0]
-            if side % config.person_scale:
-                raise VeaError(f"model.person_scale ({config.person_scale}) does not divide {side} patches")
+        self.person_size = config.person_size
+        if config.person_size is not None:
+            if config.person_size % self.mim.patch or config.person_size > image_size:
+                raise VeaError(
+                    f"model.person_size ({config.person_size}) is not a multiple of the patch size ({self.mim.patch}) "
+                    f"up to augment.image_size ({image_size})"
+                )
             if objective.person_reconstruction:
-                raise VeaError("model.person_scale: a smaller person view is not reconstructed; set it to 1, or "
-                               "objective.person_reconstruction=0")  # fmt: skip
+                raise VeaError(
+                    "model.person_size: a smaller person view is not reconstructed; set it to null, or "
+                    "objective.person_reconstruction=0"
+                )
         self.reconstruct_scene = objective.reconstruction > 0
         self.reconstruct_person = objective.person_reconstruction > 0
         if not (self.reconstruct_scene or self.reconstruct_person):
@@ -105,10 +109,10 @@ class UniEmoX(nn.Module):
         """
         mim, count = self.mim, len(scene)
         beta_token = None
-        if self.needs_person and self.person_scale > 1:
+        if self.needs_person and self.person_size is not None:
             assert person is not None
-            small = F.interpolate(person, scale_factor=1 / self.person_scale, mode="area")
-            patches = noise.shape[2] // self.person_scale**2
+            small = F.interpolate(person, size=self.person_size, mode="area")
+            patches = (self.person_size // mim.patch) ** 2
             beta_token = mim.encode(small, noise[:, 1, :patches]).latent[:, 0]
             encoded = mim.encode(scene, noise[:, 0])
         elif self.needs_person:

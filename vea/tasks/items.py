@@ -14,6 +14,8 @@ from vea.data.loading.items import Drawn, ItemMaker, ItemSpec, Place
 from vea.data.loading.order import KeyedUniforms, keyed_words
 from vea.data.loading.sets import ShardSet
 from vea.data.prompts import NO_TEXT, prompt
+from vea.data.streams.stream import StreamSet
+from vea.data.streams.urls import is_stream
 from vea.data.views.decode import Encoded
 from vea.data.views.person import head_window
 from vea.data.views.salient import salient_cells, salient_noise, salient_patches
@@ -47,6 +49,15 @@ class PretrainItems:
 
     def open_set(self, ref: DatasetRef) -> ShardSet:
         """Returns a set with the teacher's embeddings that ``teacher.cache`` names."""
+        if is_stream(ref.path):
+            if self.config.teacher is not None and self.config.teacher.cache != "none":
+                raise VeaError(f"{ref.path} is read as a stream, which has no sidecars: set teacher.cache=none")
+            for name in ("persons", "faces", "saliency"):
+                if getattr(ref, name):
+                    raise VeaError(f"{ref.path} is read as a stream, which has no sidecars: remove {name}")
+            if self.config.captions.shuffled:
+                raise VeaError(f"{ref.path} is read as a stream, whose captions cannot be shuffled; prepare the set")
+            return StreamSet(ref)
         return ShardSet(ref, teacher=self.config.teacher, prompts=self.config.prompt)
 
     def maker(self, sets: Sequence[ShardSet], *, train: bool) -> ItemMaker:
@@ -69,7 +80,8 @@ class _PretrainMaker(ItemMaker):
         self.seed, self.prompt, self.train, self.num_patches = config.seed, config.prompt, train, num_patches
         self.salient, self.captions, self.label = config.model.salient, config.captions, label
         self.num_kept = int(num_patches * (1 - config.model.mask_ratio))
-        self.person_scale = config.model.person_scale
+        small, side = config.model.person_size, math.isqrt(num_patches)
+        self.person_grid = small * side // config.augment.image_size if small else None
         self.num_mixed = config.captions.mix_count if config.captions.mix == "pair" else 0
 
     def item(self, drawn: Drawn) -> Item:
@@ -132,8 +144,8 @@ class _PretrainMaker(ItemMaker):
         grid, side = math.isqrt(self.num_patches), self.views.config.image_size
         placed = self.views.placed(boxes, size=size, around=people, key=drawn.key, pass_number=drawn.pass_number)
         changed = noise.copy()
-        for view, scale in ((0, 1), (1, self.person_scale)):  # a smaller person view has the first numbers
-            patches, cells = self.num_patches // scale**2, grid // scale
+        for view, cells in ((0, grid), (1, self.person_grid or grid)):  # a smaller person view has the first numbers
+            patches = cells**2
             changed[view, :patches] = salient_noise(
                 noise[view, :patches],
                 chances[view, :patches],
@@ -157,7 +169,7 @@ class LabelItems:
 
     def open_set(self, ref: DatasetRef) -> ShardSet:
         """Returns a set."""
-        return ShardSet(ref)
+        return StreamSet(ref) if is_stream(ref.path) else ShardSet(ref)
 
     def maker(self, sets: Sequence[ShardSet], *, train: bool) -> ItemMaker:
         """Returns the maker; raises ``VeaError`` where no set has a label that the config names."""

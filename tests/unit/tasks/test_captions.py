@@ -232,12 +232,13 @@ def test_validation_tells_perplexity_and_what_the_codes_say_of_a_label():
 def test_a_smaller_person_view_changes_gamma_alone():
     task = make({**OFF, "caption_fused": 1}).eval()
     small = make({**OFF, "caption_fused": 1})
-    small.model.person_scale = 2
+    small.model.person_size = 16
     batch = captioned()
     found, expected = small.eval()(batch, step=0), task(batch, step=0)
     assert found["reconstruction"].item() == pytest.approx(expected["reconstruction"].item(), rel=1e-5)
     assert found["caption_fused"].item() != pytest.approx(expected["caption_fused"].item(), rel=1e-5)
-    with pytest.raises(VeaError, match=r"person_scale \(4\)|person_scale: a smaller"):
+    for size, part_of in ((16, "a smaller person view is not reconstructed"), (12, "not a multiple of the patch size")):
         config = make_config(objective={**OFF, "person_reconstruction": 1})
-        config.model.person_scale = 2
-        PretrainTask(config, teacher=FakeTeacher())
+        config.model.person_size = size
+        with pytest.raises(VeaError, match=f"model.person_size.*{part_of}"):
+            PretrainTask(config, teacher=FakeTeacher())

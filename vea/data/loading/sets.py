@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 
 from vea.config import DatasetRef, PromptConfig, TeacherConfig
-from vea.data.loading.order import kept_samples
+from vea.data.loading.order import Draw, Order, kept_samples
 from vea.data.shards.reader import ShardReader
 from vea.data.shards.sidecars import Sidecar
 from vea.errors import VeaError
@@ -50,6 +50,19 @@ class ShardSet:
 
     def __len__(self) -> int:
         return len(self.reader) if self._kept is None else len(self._kept)
+
+    @property
+    def size(self) -> int | None:
+        """Samples for the order; a stream has none."""
+        return len(self)
+
+    def found(self, draw: Draw, order: Order) -> Draw:
+        """Returns a draw with its sample; of a prepared set the order knows it already."""
+        return draw
+
+    def problems(self, i: int) -> dict[str, str]:
+        """Returns {key: sentence} of what was left out on the way to kept sample ``i``: nothing in a prepared set."""
+        return {}
 
     def read(self, i: int) -> tuple[str, bytes, dict[str, Any]]:
         """Returns key, encoded image and metadata of kept sample ``i``."""
