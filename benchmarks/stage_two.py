@@ -256,7 +256,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--faces", type=Path, default=Path("data/fer2013plus"))
     parser.add_argument("--face-fractions", type=float, nargs=3, default=[0.1, 0.2, 0.5], metavar="F",
                         help="of FER2013's train, validation and test")  # fmt: skip
-    parser.add_argument("--arms", nargs="*", choices=list(ARMS), default=list(ARMS))
+    parser.add_argument("--arms", nargs="*", choices=[START, *ARMS], default=[START, *ARMS])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--limit", type=int, help="most rows to make now")
@@ -274,10 +274,12 @@ def main(argv: list[str]) -> None:
         made = there
     if not given.show:
         config = load_config(given.config, settings(given))
-        for arm in given.arms:  # a typo stops here, before any run
+        arms = [arm for arm in given.arms if arm != START]
+        for arm in arms:  # a typo stops here, before any run
             load_config(given.config, [*settings(given), *ARMS[arm]])
         judge = Judge(given, config)
-        wanted = [(START, 0), *((arm, seed) for seed in given.seeds for arm in given.arms)]
+        wanted = [(START, 0)] if START in given.arms else []
+        wanted += [(arm, seed) for seed in given.seeds for arm in arms]
         missing = [(arm, seed) for arm, seed in wanted if f"{arm}|{seed}" not in made["rows"]]
         for arm, seed in missing[: given.limit]:
             print(f"{arm}, seed {seed}", flush=True)

@@ -112,8 +112,8 @@ class UniEmoX(nn.Module):
         if self.needs_person and self.person_size is not None:
             assert person is not None
             small = F.interpolate(person, size=self.person_size, mode="area")
-            patches = (self.person_size // mim.patch) ** 2
-            beta_token = mim.encode(small, noise[:, 1, :patches]).latent[:, 0]
+            cells = (self.person_size // mim.patch) ** 2
+            beta_token = mim.encode(small, noise[:, 1, :cells]).latent[:, 0]
             encoded = mim.encode(scene, noise[:, 0])
         elif self.needs_person:
             assert person is not None
