@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -32,7 +30,7 @@ from vea.models.language.tokens import HubTokens, Sentences, Tokens, WordTokens,
 from vea.models.language.vad import read_lexicon, vad_table
 from vea.models.weights import load_encoder
 from vea.tasks.base import Batch, Task
-from vea.tasks.explain_metrics import ExplainMetrics, Pair, pairs_of
+from vea.tasks.explain_metrics import ExplainMetrics, Pair, draw_page, pairs_of
 from vea.tasks.items import LabelItems
 from vea.tasks.recognise import STATISTICS, build_trunk
 from vea.tasks.recognise_metrics import hard_targets
@@ -385,18 +383,3 @@ class ExplainTask(Task):
         written = [self.tokens.text(row) for row in self.write(self.features(batch))]
         truth = [" because ".join(pairs[0]) for pairs in self.candidates(batch)]
         return {"explanations": draw_page(batch["image"].cpu().numpy(), written, truth)}
-
-
-def draw_page(images: np.ndarray, written: Sequence[str], truth: Sequence[str], *, width: int = 200) -> np.ndarray:
-    """Returns uint8 (H, W, 3): pictures (B, 3, H, W) in a row of fours, model and people in words below each."""
-    text_height = 130
-    columns, rows = min(4, len(images)), (len(images) + 3) // 4
-    page = Image.new("RGB", (columns * (width + 10), rows * (width + text_height)), "white")
-    pen = ImageDraw.Draw(page)
-    for number, (image, model, people) in enumerate(zip(images, written, truth)):
-        x, y = number % 4 * (width + 10), number // 4 * (width + text_height)
-        page.paste(Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0))).resize((width, width)), (x, y))
-        for text, colour, top in ((f"model: {model}", "black", 2), (f"people: {people}", "#666666", 66)):
-            lines = textwrap.wrap(text, 34)[:5]
-            pen.multiline_text((x + 2, y + width + top), "\n".join(lines), fill=colour, spacing=1)
-    return np.asarray(page)
