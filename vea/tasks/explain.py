@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import textwrap
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -26,6 +24,7 @@ from vea.data.loading.sets import ShardSet
 from vea.data.streams.urls import is_stream
 from vea.distributed import collectives
 from vea.errors import VeaError, did_you_mean
+from vea.losses.contrastive import nt_xent
 from vea.losses.language import answer_costs, span_mean, vad_costs
 from vea.models.feature_cache import KeptFeatures, pool_patches
 from vea.models.language.tokens import HubTokens, Sentences, Tokens, WordTokens, make_sentences
@@ -33,7 +32,7 @@ from vea.models.language.vad import read_lexicon, vad_table
 from vea.models.weights import load_encoder
 from vea.tasks.base import Batch, Task
 from vea.tasks.explain_draw import contrast, draw
-from vea.tasks.explain_metrics import ExplainMetrics, Pair, pairs_of
+from vea.tasks.explain_metrics import ExplainMetrics, Pair, draw_page, pairs_of
 from vea.tasks.items import LabelItems
 from vea.tasks.recognise import STATISTICS, build_trunk
 from vea.tasks.recognise_metrics import hard_targets
@@ -99,7 +98,7 @@ class ExplainTask(Task):
     mean: Tensor
     std: Tensor
     relates_samples = True  # means over tokens, and the contrast
-    constant_rows = frozenset({"language/counts", "vad/counts", "emotion/counts", "contrast/said"})
+    constant_rows = frozenset({"language/counts", "vad/counts", "emotion/counts", "contrast/said", "contrast/named"})
 
     def __init__(
         self, config: ExplainConfig, *, fields: dict[str, LabelField], described: dict[str, Any] | None = None
@@ -263,9 +262,9 @@ class ExplainTask(Task):
         if objective.vad:
             rated = self.explainer.token_vad[made.ids]
             sums["vad"] = vad_costs(self.explainer.vad_head(hidden), rated, made.explanation)
+        index = [self.emotions.index(emotion) if emotion else -1 for emotion, _ in drawn.pairs]
+        named = torch.tensor(index, device=device)
         if objective.emotion:
-            index = [self.emotions.index(emotion) if emotion else -1 for emotion, _ in drawn.pairs]
-            named = torch.tensor(index, device=device)
             costs = cross_entropy(self.explainer.emotion_logits(features), named, ignore_index=-1, reduction="none")
             sums["emotion"] = (costs, named >= 0)
         place = partial(drawn.by_picture, pictures=len(batch["image"]))
@@ -274,13 +273,19 @@ class ExplainTask(Task):
             rows[f"{name}/costs"], rows[f"{name}/counts"] = place(costs).sum(1), place(counts.float()).sum(1)
         if objective.contrastive:
             complete = torch.tensor([all(pair) for pair in drawn.pairs], device=device)
-            rows |= {"contrast/image": place(memory.mean(1)), "contrast/said": place(complete.long(), empty=-1)}
+            rows |= {
+                "contrast/image": place(self.explainer.seen(memory).mean(1)),
+                "contrast/said": place(complete.long(), empty=-1),
+            }
             rows["contrast/emotion"] = place(span_mean(hidden, made.emotion))
+        if objective.contrastive or objective.nt_xent:
             rows["contrast/words"] = place(span_mean(hidden, made.explanation))
+        if objective.nt_xent:
+            rows["contrast/named"] = place(named, empty=-1)
         return rows
 
     def loss_of(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Returns the loss and its parts: ``language``, ``vad``, ``emotion``, ``contrastive``."""
+        """Returns the loss and its parts: ``language``, ``vad``, ``emotion``, ``contrastive``, ``nt_xent``."""
         whole = {name: collectives.all_gather(value) for name, value in rows.items()}
         weights = {"language": 1.0, "vad": self.config.objective.vad, "emotion": self.config.objective.emotion}
         parts = {
@@ -291,6 +296,9 @@ class ExplainTask(Task):
         if self.config.objective.contrastive:
             compared = [whole[f"contrast/{name}"] for name in ("image", "emotion", "words", "said")]
             parts["contrastive"] = self.config.objective.contrastive * contrast(self.explainer.score, *compared)
+        if self.config.objective.nt_xent:
+            words, named = (whole[f"contrast/{name}"].flatten(0, 1) for name in ("words", "named"))
+            parts["nt_xent"] = self.config.objective.nt_xent * nt_xent(words, named)
         loss = torch.stack(list(parts.values())).sum()
         return {"loss": loss, **{f"loss/{name}": part for name, part in parts.items()}}
 
@@ -371,18 +379,3 @@ class ExplainTask(Task):
         written = [self.tokens.text(row) for row in self.write(self.features(batch))]
         truth = [" because ".join(pairs[0]) for pairs in self.candidates(batch)]
         return {"explanations": draw_page(batch["image"].cpu().numpy(), written, truth)}
-
-
-def draw_page(images: np.ndarray, written: Sequence[str], truth: Sequence[str], *, width: int = 200) -> np.ndarray:
-    """Returns uint8 (H, W, 3): pictures (B, 3, H, W) in a row of fours, model and people in words below each."""
-    text_height = 130
-    columns, rows = min(4, len(images)), (len(images) + 3) // 4
-    page = Image.new("RGB", (columns * (width + 10), rows * (width + text_height)), "white")
-    pen = ImageDraw.Draw(page)
-    for number, (image, model, people) in enumerate(zip(images, written, truth)):
-        x, y = number % 4 * (width + 10), number // 4 * (width + text_height)
-        page.paste(Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0))).resize((width, width)), (x, y))
-        for text, colour, top in ((f"model: {model}", "black", 2), (f"people: {people}", "#666666", 66)):
-            lines = textwrap.wrap(text, 34)[:5]
-            pen.multiline_text((x + 2, y + width + top), "\n".join(lines), fill=colour, spacing=1)
-    return np.asarray(page)

@@ -30,24 +30,27 @@ def parameter_groups(task: Task, config: TrainConfig) -> list[dict[str, Any]]:
 
     Layers are counted as timm counts those of the whole network (Bao et al. 2022, BEiT, section 2.5): what is outside
     the trunk, or above its last block, is the top layer with scale 1, the last block with its norm has ``layer_decay``.
+    The trunk's layers are scaled by ``trunk_scale`` as well.
     """
     trunk = task.trunk()
     inside = {id(parameter) for parameter in trunk.parameters()}
     groups: list[dict[str, Any]] = []
-    if config.layer_decay < 1:
-        below = 1.0 if _has_top(trunk) else config.layer_decay  # timm counts a head as a layer, and the trunk has none
-        groups += [
-            {"params": group["params"], "weight_decay": group["weight_decay"], "lr_scale": below * group["lr_scale"]}
-            for group in param_groups_layer_decay(
-                trunk, config.weight_decay, tuple(_no_decay(trunk)), layer_decay=config.layer_decay
-            )
-        ]
+    apart = config.layer_decay < 1 or config.trunk_scale < 1
+    if apart:
+        # timm counts a head as a layer, and the trunk has none
+        above = config.trunk_scale * (1.0 if _has_top(trunk) else config.layer_decay)
+        layers = param_groups_layer_decay(
+            trunk, config.weight_decay, tuple(_no_decay(trunk)), layer_decay=config.layer_decay
+        )
+        for layer in layers:
+            scale = above * layer["lr_scale"]
+            groups.append({"params": layer["params"], "weight_decay": layer["weight_decay"], "lr_scale": scale})
     skip = _no_decay(trunk)
     skipped = {id(parameter) for name, parameter in trunk.named_parameters() if name in skip}
     decay: list[nn.Parameter] = []
     no_decay: list[nn.Parameter] = []
     for parameter in task.parameters():
-        if not parameter.requires_grad or (id(parameter) in inside and config.layer_decay < 1):
+        if not parameter.requires_grad or (id(parameter) in inside and apart):
             continue
         (no_decay if parameter.ndim <= 1 or id(parameter) in skipped else decay).append(parameter)
     groups.append({"params": decay, "weight_decay": config.weight_decay, "lr_scale": 1.0})
