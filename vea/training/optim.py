@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import torch
-from timm.models import group_with_matcher
+from timm.models import group_parameters
 from timm.optim import create_optimizer_v2, param_groups_layer_decay
 from torch import nn
 
@@ -20,7 +21,8 @@ def _no_decay(module: nn.Module) -> set[str]:
 def _has_top(trunk: nn.Module) -> bool:
     """Returns whether parameters of the trunk stand beside a head in timm's counting of layers, as ``fc_norm`` does."""
     named = [*trunk.named_parameters(), ("head_of_the_task.weight", None)]
-    layers = group_with_matcher(named, trunk.group_matcher(coarse=False), reverse=True)  # type: ignore[operator]
+    whole: Any = SimpleNamespace(named_parameters=lambda: named)
+    layers = group_parameters(whole, trunk.group_matcher(coarse=False), reverse=True)  # type: ignore[operator]
     top = layers.pop("head_of_the_task.weight")
     return top in layers.values()
 
