@@ -341,7 +341,7 @@ def test_parameter_groups_cover_every_parameter_once(tmp_path):
         assert weight_decay[id(task.head.bias)] == weight_decay[id(task.model.pos_embed)] == 0.0
         first, last = task.model.blocks[0].mlp.fc1.weight, task.model.blocks[2].mlp.fc1.weight
         if decay < 1 or trunk < 1:
-            assert scale[id(task.model.norm.weight)] == pytest.approx(trunk)
+            assert scale[id(task.model.norm.weight)] == pytest.approx(trunk * decay)
             assert scale[id(first)] == pytest.approx(scale[id(last)] * decay**2)
 
 
