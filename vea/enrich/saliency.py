@@ -10,12 +10,14 @@ import numpy as np
 
 from vea.enrich.run import Pass
 
+LARGEST = 224  # pixels a side: masks have a grid of about 16 patches at most
+
 
 class Saliency(Pass):
-    """The attention of the class token to the patches in the last block, mean over heads: float32 (G * G,), sum below 1.
+    """The attention of the class token to the patches in the last block, mean over heads: float32 (G * G,).
 
     DINO's self-supervised networks attend to what a picture is about (arXiv 2104.14294, section 4). The picture is
-    squeezed to the network's square, so the map covers all of it.
+    squeezed to a square of the network's side, at most ``LARGEST`` pixels, so the map covers all of it.
 
     Args:
         weights: file of a Vision Transformer with timm's names and a class token.
@@ -38,6 +40,8 @@ class Saliency(Pass):
         found = read_weight_file(weights)
         found = encoder_part(found) or found
         form, self.side = encoder_form(found, where=str(weights))
+        patch = found["patch_embed.proj.weight"].shape[-1]
+        self.side = min(self.side, LARGEST // patch * patch)
         self.encoder: Any = build_encoder(EncoderConfig(**form), image_size=self.side)
         load_encoder(self.encoder, found, where=str(weights))
         self.encoder.requires_grad_(False).eval().to(device)
