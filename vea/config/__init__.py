@@ -11,6 +11,7 @@ from vea.config.explain import (
     TextDecoderConfig,
 )
 from vea.config.files import apply_override, read_yaml
+from vea.config.instruct import InstructConfig, InstructModelConfig, LoraConfig, VisionConfig
 from vea.config.load import RECIPES, ConfigT, config_from_command_line, load_config
 from vea.config.pretrain import DecoderConfig, ObjectiveConfig, PretrainConfig, PretrainModelConfig
 from vea.config.recognise import (
@@ -56,6 +57,9 @@ __all__ = [
     "GenerateConfig",
     "HfModelConfig",
     "ImbalanceConfig",
+    "InstructConfig",
+    "InstructModelConfig",
+    "LoraConfig",
     "MixConfig",
     "ObjectiveConfig",
     "PretrainConfig",
@@ -69,6 +73,7 @@ __all__ = [
     "TextDecoderConfig",
     "TrackingConfig",
     "TrainConfig",
+    "VisionConfig",
     "apply_override",
     "config_from_command_line",
     "load_config",
