@@ -137,12 +137,13 @@ class InstructTask(Task):
 
     Args:
         config: the resolved config.
+        merged: the adapters are part of the language model already.
 
     Raises:
         VeaError: the model's folder, its chat template or its tokens do not serve.
     """
 
-    def __init__(self, config: InstructConfig) -> None:
+    def __init__(self, config: InstructConfig, *, merged: bool = False) -> None:
         super().__init__()
         self.config, model = config, config.model
         language, self.tokenizer = read_language_model(model.path, model.gguf)
@@ -158,7 +159,8 @@ class InstructTask(Task):
                 scale=loudness(language, model.vision.layer, self.tokenizer),
             )  # fmt: skip
         first = model.vision.layer
-        self.pupil = Pupil(with_lora(language, model.lora, first=first), vision, layer=first)
+        adapted = language if merged else with_lora(language, model.lora, first=first)
+        self.pupil = Pupil(adapted, vision, layer=first)
         self.digits = self._digits() if config.soft_numbers else []
 
     def _digits(self) -> list[int]:
