@@ -13,7 +13,15 @@ from vea.config.explain import (
 from vea.config.files import apply_override, read_yaml
 from vea.config.instruct import InstructConfig, InstructModelConfig, LoraConfig, VisionConfig
 from vea.config.load import RECIPES, ConfigT, config_from_command_line, load_config
-from vea.config.pretrain import DecoderConfig, ObjectiveConfig, PretrainConfig, PretrainModelConfig
+from vea.config.pretrain import (
+    BankConfig,
+    CaptionsConfig,
+    DecoderConfig,
+    ObjectiveConfig,
+    PretrainConfig,
+    PretrainModelConfig,
+    SalientConfig,
+)
 from vea.config.recognise import (
     AttributesConfig,
     ClassifierConfig,
@@ -41,6 +49,8 @@ __all__ = [
     "RECIPES",
     "AttributesConfig",
     "AugmentConfig",
+    "BankConfig",
+    "CaptionsConfig",
     "ClassifierConfig",
     "ConfigT",
     "DataConfig",
@@ -68,6 +78,7 @@ __all__ = [
     "RecogniseConfig",
     "RunConfig",
     "RuntimeConfig",
+    "SalientConfig",
     "Section",
     "TeacherConfig",
     "TextDecoderConfig",

@@ -1,4 +1,4 @@
-"""A pupil of vea's (recipe instruct) as a back end: asked in few words, P(choice) and the expected number beside text."""
+"""A pupil of vea's (recipe instruct) as a back end: asked in few words; P(choice) beside greedy text."""
 
 from __future__ import annotations
 
