@@ -24,6 +24,7 @@ from vea.evals.instructions import TEXT_TASKS, Lesson, asked, ready_lessons
 from vea.evals.tasks import affect, choice
 
 # The same questions in few words: cheaper to learn from, and to be asked in.
+HINT_ENDS = "the others only if none fits. "  # of vea.evals.backends.ours
 FEW_WORDS = {
     affect.VALENCE: "Valence of the viewer, 0 to 9:",
     affect.AROUSAL: "Arousal of the viewer, 0 to 9:",
@@ -45,7 +46,11 @@ _FORMS = (  # what a question begins with, what stands before and behind its own
 
 
 def few_words(prompt: str) -> str | None:
-    """Returns a question of vea's tasks in few words, None for any other."""
+    """Returns a question of vea's tasks in few words, None for any other; a recogniser's hint stays before it."""
+    hint, ends, rest = prompt.partition(HINT_ENDS)
+    if ends:
+        few = few_words(rest)
+        return f"{hint}{ends}{few}" if few else None
     if prompt in FEW_WORDS:
         return FEW_WORDS[prompt]
     if prompt.endswith(_STATEMENT):
