@@ -2,15 +2,14 @@
 
 A label is a class if it is its name, its lemma, a synonym (vea's families of words), or lies nearest to it among
 sentence embeddings and near enough; any other stays open: it is kept, counted, and never forced into a closed loss.
-Several annotators come together by union, intersection, k of n, or as shares (MahaEmotions, arXiv 2506.00863).
+Several annotators come together by ``vea.metrics.aggregate_labels``.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
@@ -18,24 +17,9 @@ from vea.errors import VeaError
 from vea.taxonomy.wheels import families, word_polarity
 
 Embed = Callable[[list[str]], np.ndarray]  # texts to unit vectors (N, D)
-ENDINGS = [
-    "fulness",
-    "iness",
-    "ness",
-    "ingly",
-    "edly",
-    "fully",
-    "ful",
-    "ally",
-    "ily",
-    "ing",
-    "ies",
-    "ion",
-    "ed",
-    "ly",
-    "y",
-    "s",
-]  # longest first
+# longest first
+ENDINGS = ("fulness", "iness", "ness", "ingly", "edly", "fully", "ful", "ally", "ily", "ing", "ies", "ion", "ed", "ly",
+           "y", "s")  # fmt: skip
 HOW = ("exact", "lemma", "synonym", "nearest", "open")
 
 
@@ -139,25 +123,6 @@ class Mapper:
         closed = list(dict.fromkeys(one.name for one in mapped if one.name is not None))
         counts = Counter(one.how for one in mapped)
         return closed, [one.label for one in mapped if one.name is None], {how: counts[how] for how in HOW}
-
-
-def together(
-    annotations: Sequence[Collection[str]], how: Literal["union", "intersection", "k-of-n", "soft"], *, k: int = 2
-) -> Mapping[str, float]:
-    """Returns {label: weight} of several annotators' label sets: 1 for what is kept, the share of them for soft.
-
-    Raises:
-        VeaError: nobody annotated, or k is no number of annotators.
-    """
-    if not annotations:
-        raise VeaError("nobody annotated: give at least one set of labels")
-    if how == "k-of-n" and not 1 <= k <= len(annotations):
-        raise VeaError(f"k is {k} and there are {len(annotations)} annotators; it is 1 to that number")
-    counts = Counter(label for labels in annotations for label in set(labels))
-    if how == "soft":
-        return {label: count / len(annotations) for label, count in sorted(counts.items())}
-    least = {"union": 1, "intersection": len(annotations), "k-of-n": k}[how]
-    return {label: 1.0 for label, count in sorted(counts.items()) if count >= least}
 
 
 def with_and_without(context: str, text: str) -> tuple[str, str]:

@@ -1,14 +1,10 @@
-"""Labels outside a taxonomy, and several annotators."""
-
-import itertools
+"""Labels outside a taxonomy."""
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from vea.errors import VeaError
-from vea.taxonomy.outside import HOW, Mapper, together, with_and_without
+from vea.taxonomy.outside import HOW, Mapper, with_and_without
 
 FER = ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral", "contempt")
 # Words written down by hand with the class that a reader gives them; None: none of the eight.
@@ -67,36 +63,6 @@ def test_a_family_of_two_classes_names_neither():
     assert Mapper(["joy", "happiness"]).map(["cheerful"])[0].how == "open"
     with pytest.raises(VeaError, match="the same name"):
         Mapper(["joy", "Joy"])
-
-
-SETS = st.lists(st.sets(st.sampled_from(FER)), min_size=1, max_size=5)
-
-
-@given(SETS, st.sets(st.sampled_from(FER), min_size=1))
-def test_union_raises_recall_and_intersection_precision(annotations, truth):
-    union, both = (set(together(annotations, how)) for how in ("union", "intersection"))
-    for one in annotations:
-        assert len(union & truth) >= len(set(one) & truth)
-        assert both <= set(one) <= union
-        wrong = {label for label in both if label not in truth}
-        assert len(wrong) <= len(set(one) - truth)
-
-
-@given(SETS)
-def test_k_of_n_lies_between_and_soft_are_shares(annotations):
-    kept = [set(together(annotations, "k-of-n", k=k)) for k in range(1, len(annotations) + 1)]
-    assert kept[0] == set(together(annotations, "union")) and kept[-1] == set(together(annotations, "intersection"))
-    assert all(later <= earlier for earlier, later in itertools.pairwise(kept))
-    shares = together(annotations, "soft")
-    assert all(0 < share <= 1 for share in shares.values())
-    assert {label for label, share in shares.items() if share == 1} == kept[-1]
-
-
-def test_wrong_numbers_of_annotators_are_said():
-    with pytest.raises(VeaError, match="nobody annotated"):
-        together([], "union")
-    with pytest.raises(VeaError, match="k is 3 and there are 2"):
-        together([{"joy"}, {"fear"}], "k-of-n", k=3)
 
 
 def test_both_forms_of_a_record():
