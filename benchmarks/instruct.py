@@ -1,6 +1,6 @@
 """A pupil on test pictures beside its controls: another picture shown, the picture withheld, hints.
 
-    python benchmarks/instruct.py runs/instruct-smollm2 --fer data/fer2013plus --out runs/instruct-judged [--faces 300]
+    python benchmarks/instruct.py runs/instruct-smollm2 --fer data/fer2013plus --out runs/instruct-judged [--faces 300] [--pictures 60]
 
 Every answer is kept in --out, so a run that was stopped goes on. Needs VEA_DATA (OASIS). Intervals: 95 %, pictures
 drawn with replacement, 2,000 times; differences are paired by picture.
@@ -23,6 +23,7 @@ from vea.evals.backends.ours import Hinted, Recogniser
 from vea.evals.backends.pupil import PupilBackend
 from vea.evals.question import Question
 from vea.evals.run import evaluate
+from vea.evals.tasks.affect import pearson_or_zero
 from vea.evals.tasks.base import Task, open_task
 from vea.evals.tasks.statements import Statements
 from vea.tasks.instruct_saved import open_pupil
@@ -57,6 +58,20 @@ def rows_of(folder: Path, task: Task) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
+def likeliest_digit(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Returns Pearson by measure of the likeliest digit, beside which the expected number is printed.
+
+    It is what greedy text says, for one digit is one token and the digits' mass is near 1.
+    """
+    found: dict[str, tuple[list[float], list[float]]] = {}
+    for row in rows:
+        if row.get("probabilities"):
+            told, truth = found.setdefault(row["class"], ([], []))
+            told.append(float(max(row["probabilities"], key=row["probabilities"].get)))
+            truth.append(float(row["truth"]))
+    return {name: pearson_or_zero(*pair) for name, pair in found.items()}
+
+
 def interval(first: Sequence[dict[str, Any]], second: Sequence[dict[str, Any]], readout: str) -> list[float]:
     """Returns (difference of mean points, low, high), paired by picture."""
     sums: dict[str, list[float]] = {}
@@ -76,6 +91,7 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--fer", type=Path, help="prepared FER+")
     parser.add_argument("--faces", type=int, default=300, help="test faces, the first of the set")
+    parser.add_argument("--pictures", type=int, help="test pictures with statements, the first of the set; all")
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     task = open_pupil(given.run)
@@ -86,14 +102,19 @@ def main() -> None:
     controls: dict[str, Backend] = {"pupil": pupil(), "shuffled": Shuffled(pupil()), "withheld": pupil(blind=True)}
     oasis: list[Task] = [open_task("affect"), open_task("statements"), WithContext(), WithoutContext()]
     record: dict[str, Any] = {}
-    for name, backend in controls.items():
-        for one in oasis:
-            readouts = ("text", "probability") if one.name == "affect" and name == "pupil" else ("probability",)
+    for one in oasis:
+        for name, backend in controls.items():
             if one.name.startswith("statements-") and name != "pupil":
                 continue
-            found = evaluate(backend, [one], out=given.out / name, readouts=readouts)[one.name]["scores"]
-            record[f"{name}/{one.name}"] = found
-            short = {r: held.get("measures", held.get("accuracy")) for r, held in found.items()}
+            limit = None if one.name == "affect" else given.pictures
+            found = evaluate(backend, [one], out=given.out / name, readouts=("probability",), limit=limit)
+            held = found[one.name]["scores"]["probability"]
+            if one.name == "affect":
+                held["likeliest digit"] = likeliest_digit(rows_of(given.out / name, one))
+            record[f"{name}/{one.name}"] = held
+            short = {
+                key: held[key] for key in ("measures", "likeliest digit", "accuracy", "answer_mass") if key in held
+            }
             print(f"{name:12s} {one.name:28s} {short}", flush=True)
     if given.fer:
         faces = open_task(f"choice:{given.fer}@expression")
