@@ -1,6 +1,6 @@
 """A pupil on test pictures beside its controls: another picture shown, the picture withheld, hints.
 
-    python benchmarks/instruct.py runs/instruct-smollm2 --fer data/fer2013plus --out runs/instruct-judged [--faces 300] [--pictures 60]
+    python benchmarks/instruct.py runs/instruct-smollm2 --out runs/judged [--fer data/fer2013plus --faces 300]
 
 Every answer is kept in --out, so a run that was stopped goes on. Needs VEA_DATA (OASIS). Intervals: 95 %, pictures
 drawn with replacement, 2,000 times; differences are paired by picture.

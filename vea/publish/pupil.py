@@ -98,5 +98,5 @@ def _card(task: InstructTask, state: dict) -> str:  # type: ignore[type-arg]
         data=", ".join(f"{Path(ref.path).name} ({ref.weight:g})" for ref in config.data.train),
         scores=f"{best['metric']} {best['value']:.3f}" if best else "none",
         use="Loads with AutoModelForImageTextToText and `vllm serve`." if whole
-        else "`vea eval --model THIS_FOLDER --tasks affect`; `language/` alone loads with AutoModelForCausalLM.",
+        else "`vea eval THIS_FOLDER affect`; `language/` alone loads with AutoModelForCausalLM.",
     )  # fmt: skip
