@@ -217,7 +217,10 @@ def ready_lessons(
     """
     lessons = collect(specs, split=split, data=data, seed=seed)
     held_out = held_out_pictures(specs, seed=seed)
-    digests = {p: _digest(p) for p in dict.fromkeys(lesson.question.picture for lesson in lessons) if p is not None}
+    pictures = [p for p in dict.fromkeys(lesson.question.picture for lesson in lessons) if p is not None]
+    if lost := [p for p in pictures if not p.is_file()]:
+        raise VeaError(f"{len(lost)} pictures are missing, first {lost[0]}; put them there, or take their rows out")
+    digests = {p: _digest(p) for p in pictures}
     clean = [x for x in lessons if x.question.picture is None or digests[x.question.picture] not in held_out]
     if not clean:
         raise VeaError(f"{', '.join(specs)}: nothing to teach in the split {split!r}")
