@@ -1,7 +1,7 @@
 """Why a picture may evoke what it evokes: a chain of named evidence, without a language model.
 
 from vea.inference.evidence import Chain
-for line in Chain().explain(read_image("photo.jpg")):
+for line in Chain().explain(read_picture("photo.jpg")):
     print(line.step, line.component, line.text)
 
 The form is Empatheia's chain of empathy (arXiv 2502.04976): event, emotion, cause, and goal and response if asked. Each
@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 
 from vea.data.views.appearance import main_colors, thinned
+from vea.data.views.decode import Encoded, searched
 from vea.errors import VeaError
 from vea.inference.predict import Predictor, load
 from vea.inference.results import Prediction, Scene
@@ -154,13 +155,14 @@ class Chain:
         self.scene: SceneReader = load_scene(device=device)
         self.faces: Predictor = load("expression", device=device)
 
-    def explain(self, image: np.ndarray, *, respond: bool = False) -> list[Line]:
-        """Returns five lines about RGB uint8 (H, W, 3), seven with ``respond``: a goal and a response.
+    def explain(self, image: np.ndarray | Encoded, *, respond: bool = False) -> list[Line]:
+        """Returns five lines about a picture, encoded or RGB uint8 (H, W, 3).
 
-        About thirty forward passes of the scene model. Without a face detector the line of faces says so.
+        With ``respond`` seven. About thirty forward passes of the scene model. Without a face detector the line of
+        faces says so.
         """
         scene, view = self.scene.look(image), self.scene.view(image)
-        if thinned(image).reshape(-1, 3).std(0).max() < BLANK:
+        if thinned(searched(image)).reshape(-1, 3).std(0).max() < BLANK:
             return blank_lines(image, scene, respond=respond)
         try:
             (found,) = self.faces.predict(image)
@@ -177,7 +179,7 @@ class Chain:
         ]
         return [*lines, *answer_lines(scene)] if respond else lines
 
-    def region_line(self, image: np.ndarray, view: np.ndarray, found: Prediction) -> Line:
+    def region_line(self, image: np.ndarray | Encoded, view: np.ndarray, found: Prediction) -> Line:
         """Returns which region of the picture the answer hangs on."""
         component = REGIONS
         region = find_region(self.scene, view)
@@ -243,9 +245,9 @@ def faces_line(found: Prediction) -> Line:
     return Line("event", component, text, data={"faces": named})
 
 
-def looks_line(image: np.ndarray, scene: Scene) -> Line:
+def looks_line(image: np.ndarray | Encoded, scene: Scene) -> Line:
     """Returns how the picture looks: brightness, colorfulness and its main colours."""
-    colors = {name: round(share, 3) for name, share in main_colors(thinned(image)).items()}
+    colors = {name: round(share, 3) for name, share in main_colors(thinned(searched(image))).items()}
     most = [f"{name} {share:.0%}" for name, share in list(colors.items())[:3] if share >= 0.05]
     text = f"brightness {scene.brightness:.1f}, colorfulness {scene.colorfulness:.1f} of 1; {', '.join(most)}"
     data = {"brightness": scene.brightness, "colorfulness": scene.colorfulness, "colors": colors}
@@ -265,7 +267,7 @@ def emotion_line(scene: Scene) -> Line:
     return Line("emotion", "scene model", f"may evoke something {' and '.join(sure)}: {numbers}", data=data)
 
 
-def blank_lines(image: np.ndarray, scene: Scene, *, respond: bool) -> list[Line]:
+def blank_lines(image: np.ndarray | Encoded, scene: Scene, *, respond: bool) -> list[Line]:
     """Returns the chain of a picture of one tone: how it looks, and no evidence for anything else."""
     reason = "the picture is of one tone"
     steps: list[tuple[Step, str]] = [("emotion", "scene model"), ("cause", REGIONS), ("cause", CHANGED)]
