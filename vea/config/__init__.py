@@ -1,5 +1,6 @@
 """Strict typed configs, one schema per recipe: YAML files (with ``base:``) and ``a.b=c`` overrides."""
 
+from vea.config.align import AlignConfig, ImageTowerConfig, TextTowerConfig
 from vea.config.base import Section, to_yaml
 from vea.config.explain import (
     EmotionSource,
@@ -38,6 +39,7 @@ from vea.config.sections import (
 
 __all__ = [
     "RECIPES",
+    "AlignConfig",
     "AttributesConfig",
     "AugmentConfig",
     "ClassifierConfig",
@@ -55,6 +57,7 @@ __all__ = [
     "FinetuneConfig",
     "GenerateConfig",
     "HfModelConfig",
+    "ImageTowerConfig",
     "ImbalanceConfig",
     "MixConfig",
     "ObjectiveConfig",
@@ -67,6 +70,7 @@ __all__ = [
     "Section",
     "TeacherConfig",
     "TextDecoderConfig",
+    "TextTowerConfig",
     "TrackingConfig",
     "TrainConfig",
     "apply_override",

@@ -10,10 +10,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vea.config import ExplainConfig, FinetuneConfig, ObjectiveConfig, PretrainConfig, RecogniseConfig, RunConfig
+from vea.config import (
+    AlignConfig,
+    ExplainConfig,
+    FinetuneConfig,
+    ObjectiveConfig,
+    PretrainConfig,
+    RecogniseConfig,
+    RunConfig,
+)
 from vea.config.pretrain import WITH_TEACHER
 from vea.errors import VeaError
 from vea.models.uniemox import UniEmoX
+from vea.tasks.align import ClipTask, training_words
 from vea.tasks.base import Task
 from vea.tasks.pretrain import PretrainTask
 
@@ -78,6 +87,8 @@ def build(config: RunConfig) -> Task:
         if isinstance(config, RecogniseConfig):  # models that are imitated have memory, and are looked at elsewhere
             config = config.model_copy(update={"distill": type(config.distill)()})
         return build_task(config, label_fields(config))
+    if isinstance(config, AlignConfig) and config.model.clip:
+        return ClipTask(config, training_words(config))
     raise VeaError(f"the model of recipe {config.recipe!r} is not known to the doctor")
 
 
