@@ -62,6 +62,8 @@ def main(argv: list[str]) -> None:
 
     place: dict[str, Any] = {"rank": runtime.rank, "world_size": runtime.world_size}
     looked_at = partial(eval_loader, config, batch_size=min(128, config.data.global_batch_size), **place)
+    if isinstance(task, TowersTask):
+        task.towers.in_precision(runtime.precision)
     if isinstance(task, TowersTask) and config.model.cache:
         task.keep(looked_at(task.item_spec(), refs=[*config.data.train, *config.data.val]))
     summary = fit(

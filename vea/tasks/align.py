@@ -143,7 +143,7 @@ class TowersTask(AlignTask):
     def _see(self, images: Tensor) -> Tensor:
         pixels = self.towers.preprocess(images)
         with torch.autocast(pixels.device.type, enabled=False):
-            return self.towers.joined(pixels).float()
+            return self.towers.joined(pixels.to(self.towers.dtype)).float()
 
     def texts(self, texts: list[str]) -> Tensor:
         """Returns (M, D); the frozen tower reads each distinct text once."""

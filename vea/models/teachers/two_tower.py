@@ -63,6 +63,7 @@ class FrozenTowers(Teacher):
         return self._scaled(sentence_features(self.tokenizer, self.text_tower, texts, length=length))
 
     def _scaled(self, rows: Tensor) -> Tensor:
+        rows = rows.float()
         return F.normalize(rows, dim=-1) * rows.shape[1] ** 0.5 if self.standardise else rows
 
     def image_features(self, pixels: Tensor) -> Tensor:
@@ -117,7 +118,7 @@ class TwoTowerTeacher(FrozenTowers):
         self.text_map = _map(projections, "text_map")
 
     def image_features(self, pixels: Tensor) -> Tensor:
-        return self.image_map(self.joined(pixels))
+        return self.image_map(self.joined(pixels).to(self.dtype))
 
     def text_features(self, texts: list[str]) -> Tensor:
         return self.text_map(self.sentences(texts).to(self.dtype))
