@@ -18,6 +18,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -29,6 +30,7 @@ from vea.config import TeacherConfig
 from vea.data.views.geometry import crop_resize
 from vea.errors import RunError, VeaError, command
 from vea.metrics import retrieval_recall
+from vea.models.feature_cache import KeptFeatures
 from vea.models.teachers.load import load_teacher
 from vea.models.teachers.two_tower import TwoTowerTeacher
 from vea.storage.atomic import write_text
@@ -54,7 +56,7 @@ def train(name: str, config: str, given: argparse.Namespace, seed: int) -> Path:
 class Judge:
     """The test as published; features of a frozen tower are computed once for all teachers that have it."""
 
-    def __init__(self, folder: Path, precision: str) -> None:
+    def __init__(self, folder: Path, precision: str, kept: Path) -> None:
         lines = (folder / "captions.jsonl").read_text(encoding="utf-8").splitlines()
         self.rows = [json.loads(line) for line in lines]
         with (folder / "expert_judgements.csv").open(encoding="utf-8", newline="") as file:
@@ -64,13 +66,12 @@ class Judge:
         self.place = {Path(row["file"]).name: number for number, row in enumerate(self.rows)}
         self.texts = sorted({t for row in self.rows for t in row["captions"]} | {r["caption"] for r in self.judged},
                             key=lambda text: (len(text), text))  # fmt: skip
-        self.text_features: dict[str, Tensor] = {}
-        self.image_features: dict[str, Tensor] = {}
+        self.kept = KeptFeatures(kept)
 
-    def pictures(self, size: int) -> Tensor:
-        """Returns uint8 (1000, 3, size, size)."""
+    def pictures(self, which: list[int], size: int) -> Tensor:
+        """Returns uint8 (B, 3, size, size)."""
         found = []
-        for row in self.rows:
+        for row in (self.rows[number] for number in which):
             pixels = cv2.cvtColor(cv2.imread(str(self.folder / "images" / Path(row["file"]).name)), cv2.COLOR_BGR2RGB)
             whole = (0.0, 0.0, float(pixels.shape[1]), float(pixels.shape[0]))
             found.append(torch.from_numpy(crop_resize(pixels, whole, size=size, interpolation="area")).permute(2, 0, 1))
@@ -78,21 +79,33 @@ class Judge:
 
     @torch.no_grad()
     def embed(self, teacher: TwoTowerTeacher) -> tuple[Tensor, dict[str, Tensor]]:
-        """Returns unit rows of the pictures, and of each text."""
+        """Returns unit rows of the pictures, and of each text; features of frozen towers come from the kept ones."""
         teacher.in_precision(self.dtype)
-        images = json.dumps([teacher.forms, teacher.standardise])
-        if images not in self.image_features:
-            parts = [teacher.joined(teacher.preprocess(part).to(self.dtype)).float()
-                     for part in self.pictures(teacher.image_size[0]).split(32)]  # fmt: skip
-            self.image_features[images] = torch.cat(parts)
-        texts = f"{teacher.tokenizer.name_or_path} {teacher.standardise}"
-        if texts not in self.text_features:
-            groups = [self.texts[start : start + 64] for start in range(0, len(self.texts), 64)]
-            self.text_features[texts] = torch.cat([teacher.sentences(g, length=None).float() for g in groups])
+        form = json.dumps([teacher.forms, teacher.standardise, str(self.dtype)])
+        names = [f"official|{form}|{name}" for name in self.place]
+        rows = []
+        for start in range(0, len(names), 32):
+            make = partial(self.look, teacher, start)
+            rows.append(self.kept.get(names[start : start + 32], make))
+        sentences = []
+        for start in range(0, len(self.texts), 64):
+            group = self.texts[start : start + 64]
+            keys = [f"official|{teacher.tokenizer.name_or_path}|{teacher.standardise}|{text}" for text in group]
+            make = partial(self.read, teacher, group)
+            sentences.append(self.kept.get(keys, make))
         teacher.float()
         unit = torch.nn.functional.normalize
-        mapped = unit(teacher.text_map(self.text_features[texts]), dim=-1)
-        return unit(teacher.image_map(self.image_features[images]), dim=-1), dict(zip(self.texts, mapped))
+        mapped = unit(teacher.text_map(torch.cat(sentences)), dim=-1)
+        return unit(teacher.image_map(torch.cat(rows)), dim=-1), dict(zip(self.texts, mapped))
+
+    def look(self, teacher: TwoTowerTeacher, start: int, which: list[int]) -> Tensor:
+        """Returns the towers' features of some of the pictures from ``start`` on."""
+        pictures = self.pictures([start + i for i in which], teacher.image_size[0])
+        return teacher.joined(teacher.preprocess(pictures).to(self.dtype)).float()
+
+    def read(self, teacher: TwoTowerTeacher, group: list[str], which: list[int]) -> Tensor:
+        """Returns the text tower's features of some of a group."""
+        return teacher.sentences([group[i] for i in which], length=None).float()
 
     def score(self, folder: Path) -> dict[str, float]:
         """Returns recalls and ``expert_tau_c`` of a teacher."""
@@ -121,7 +134,7 @@ def main(argv: list[str]) -> None:
     if "VEA_DATA" not in os.environ:
         raise VeaError("the test is looked up in the folder that VEA_DATA names, and VEA_DATA is not set")
     given.data, given.runs = given.data.absolute(), given.runs.absolute()
-    judge = Judge(Path(os.environ["VEA_DATA"]) / "flickr8k_test", given.precision)
+    judge = Judge(Path(os.environ["VEA_DATA"]) / "flickr8k_test", given.precision, given.runs / "features")
     found: dict[str, list[dict[str, float]]] = {}
     for name, config in ARMS.items():
         for seed in given.seeds:

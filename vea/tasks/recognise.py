@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from vea.config import ClassifierConfig, RecogniseConfig
 from vea.errors import VeaError, did_you_mean
+from vea.losses.adversarial import reverse_gradient
 from vea.losses.affect import ccc_loss, class_weights, multilabel_loss
 from vea.losses.classification import calibrated, imitation, mix_images, mix_targets, soft_cross_entropy, soft_targets
 from vea.models.cnn import build_network
@@ -116,6 +117,10 @@ class RecogniseTask(Task):
         else:
             kinds = {name: field.kind for name, field in self.fields.items()}
             self.heads = AttributeHeads(features, kinds=kinds, classes=outputs, drop_rate=model.drop_rate)
+        self.unlearned = {name: self._unlearned(name, fields) for name in config.adversarial}
+        if self.unlearned:
+            classes = {name: len(field.classes) for name, field in self.unlearned.items()}
+            self.adverse = LinearHeads(features, classes=classes, drop_rate=0.0)
         self._balance(counts or {})
         # Buffers, so that the statistics travel with the weights and a resume or an evaluation cannot mistake them.
         mean, std = STATISTICS[model.channels]
@@ -123,6 +128,13 @@ class RecogniseTask(Task):
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
         self._freeze(model.train)
         self._taught(teachers)
+
+    def _unlearned(self, name: str, fields: dict[str, LabelField]) -> LabelField:
+        if name not in fields or fields[name].kind != "class" or name in self.config.targets:
+            raise VeaError(
+                f"adversarial: {name!r} is to be a class label of the data, and no target{did_you_mean(name, fields)}"
+            )
+        return fields[name]
 
     def _taught(self, teachers: Sequence[RecogniseTask]) -> None:
         """Keeps the teachers outside the modules: neither checkpoints nor averages nor DDP shall find them."""
@@ -205,16 +217,18 @@ class RecogniseTask(Task):
         x = (x.expand(-1, channels, -1, -1) - self.mean) / self.std
         return x if self.is_transformer else x.contiguous(memory_format=torch.channels_last)
 
-    def logits(self, x: Tensor) -> dict[str, Tensor]:
-        """Returns {target: logits (B, C) fp32} of normalised images (B, C, H, W)."""
+    def features(self, x: Tensor) -> Tensor:
+        """Returns what the heads see, (B, D), of normalised images (B, C, H, W)."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.model.train != "linear"):
             if self.is_transformer:
                 pool = "avg" if self.config.model.pool == "default" else self.config.model.pool
                 tokens = self.encoder.forward_features(x)  # type: ignore[operator]
-                features = pool_tokens(tokens, pool=pool, num_prefix_tokens=self.encoder.num_prefix_tokens)  # type: ignore[arg-type]
-            else:
-                features = self.encoder(x)
-        return self.heads(features)
+                return pool_tokens(tokens, pool=pool, num_prefix_tokens=self.encoder.num_prefix_tokens)  # type: ignore[arg-type]
+            return self.encoder(x)
+
+    def logits(self, x: Tensor) -> dict[str, Tensor]:
+        """Returns {target: logits (B, C) fp32} of normalised images (B, C, H, W)."""
+        return self.heads(self.features(x))
 
     def _target(self, labels: Tensor, *, field: LabelField) -> Tensor:
         """Returns what a head learns: class masses, a label set, or a value with its scale mapped to [-1, 1]."""
@@ -237,7 +251,8 @@ class RecogniseTask(Task):
         """Returns the weighted loss and the loss of each target for one micro-batch."""
         mix, distill = self.config.mix, self.config.distill
         images = batch["image"]
-        targets = {name: self._target(batch["labels"][name], field=field) for name, field in self.fields.items()}
+        known = {**self.fields, **self.unlearned}
+        targets = {name: self._target(batch["labels"][name], field=field) for name, field in known.items()}
         answers: dict[str, Tensor] | None = None
         if distill.calibrate:
             answers = self._answers(images)
@@ -248,7 +263,8 @@ class RecogniseTask(Task):
             images, partner, share = mix_images(images.float(), mixup=mix.mixup, cutmix=mix.cutmix)
             answers = None  # of other pictures
             targets = {name: mix_targets(rows, partner, share) for name, rows in targets.items()}
-        logits = self.logits(self.normalise(images))
+        features = self.features(self.normalise(images))
+        logits = self.heads(features)
         parts = {name: self._loss(name, logits[name], targets[name]) for name in self.fields}
         if distill.weight and answers is None:
             answers = self._answers(images)
@@ -260,6 +276,10 @@ class RecogniseTask(Task):
         loss = sum(
             (self.config.targets[name] * part for name, part in parts.items()), start=images.new_zeros(()).float()
         )
+        for name, factor in self.config.adversarial.items():
+            guess = self.adverse(reverse_gradient(features, factor))[name]
+            parts[name] = soft_cross_entropy(guess, targets[name])
+            loss = loss + parts[name]
         return {"loss": loss, **{f"loss/{name}": part for name, part in parts.items()}}
 
     @staticmethod
