@@ -41,8 +41,8 @@ from vea.errors import RunError, VeaError, command
 from vea.models.teachers.load import load_teacher
 from vea.storage.checkpoint import save_checkpoint
 from vea.tasks.pretrain import PretrainTask
-from vea.training.engine import to_device
 from vea.training.parallel import accumulating, parallel_model
+from vea.training.steps import to_device
 
 CONFIG = "configs/pretrain/smoke.yaml"
 WIDER = ["model.encoder.args.embed_dim=192", "model.encoder.args.depth=6", "model.encoder.args.num_heads=3",
@@ -234,7 +234,7 @@ class _Width(nn.Module):
 @cache
 def count(recipe: str) -> Model:
     """Returns what one image costs in a pretraining recipe: the student's forward and backward and a live CLIP."""
-    config = load_config(recipe, [])
+    config = load_config(recipe, ["model.encoder.pretrained=null"])
     assert isinstance(config, PretrainConfig)
     with torch.device("meta"):
         task = PretrainTask(config, teacher=_Width())  # type: ignore[arg-type]

@@ -44,6 +44,8 @@ class AlignTask(Task):
     Subclasses turn images and texts into (B, D), and write the teacher.
     """
 
+    relates_samples, constant_rows = True, frozenset({"paired"})
+
     def __init__(self, config: AlignConfig) -> None:
         super().__init__()
         self.config = config
@@ -68,14 +70,24 @@ class AlignTask(Task):
 
     def forward(self, batch: Batch, *, step: int) -> dict[str, Tensor]:
         """Returns ``loss`` and ``scale``; every rank has the loss of the global batch."""
+        return self.loss_of(self.rows(batch, step=step))
+
+    def rows(self, batch: Batch, *, step: int) -> dict[str, Tensor]:
+        """Returns ``image`` (B, D), ``text`` (B, K, D) and ``paired`` (B,), 0 where a sample has no text."""
         image = self.images(batch)
-        rows = [text for texts in batch["texts"] for text in texts]
-        text = self.texts(rows).unflatten(0, (len(image), -1))
-        paired = torch.tensor([any(texts) for texts in batch["texts"]], device=image.device).float()
-        image, text, paired = (collectives.all_gather(part.float()) for part in (image, text, paired))
+        text = self.texts([text for texts in batch["texts"] for text in texts])
+        paired = torch.tensor([float(any(texts)) for texts in batch["texts"]], device=image.device)
+        return {"image": image.float(), "text": text.float().unflatten(0, (len(image), -1)), "paired": paired}
+
+    def loss_of(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Returns the loss of the rows of all ranks."""
+        image, text, paired = (collectives.all_gather(rows[name]) for name in ("image", "text", "paired"))
         scale = self.log_scale.exp().clamp(max=LARGEST_SCALE)
-        loss = multi_text_infonce(image, text, scale=scale, paired=paired)
-        return {"loss": loss, "scale": scale.detach()}
+        return {"loss": multi_text_infonce(image, text, scale=scale, paired=paired), "scale": scale.detach()}
+
+    def loss_parameters(self) -> list[nn.Parameter]:
+        """Returns the scale."""
+        return [self.log_scale]
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> dict[str, Tensor]:
