@@ -45,7 +45,8 @@ class Captions(Source):
             require_file(root, str(Path(part["folder"]) / "images"), self.card)
             left_out: set[str] = set()
             if "without" in part:
-                others = read_jsonl(require_file(root, part["without"], self.card), named=["file"], warnings=self.warnings)
+                path_without = require_file(root, part["without"], self.card)
+                others = read_jsonl(path_without, named=["file"], warnings=self.warnings)
                 left_out = {Path(row["file"]).name for row in others}
             for row in read_jsonl(path, named=["file"], warnings=self.warnings):
                 if "file" not in row or "captions" not in row or not (by_split or "split" in row):
