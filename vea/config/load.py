@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from vea.config.base import sentence
 from vea.config.explain import ExplainConfig
 from vea.config.files import apply_override, read_yaml
+from vea.config.instruct import InstructConfig
 from vea.config.pretrain import PretrainConfig
 from vea.config.recognise import AttributesConfig, EmotionConfig, RecogniseConfig
 from vea.config.sections import RunConfig
@@ -26,6 +27,7 @@ RECIPES: dict[str, type[RunConfig]] = {
     "emotion": EmotionConfig,
     "attributes": AttributesConfig,
     "explain": ExplainConfig,
+    "instruct": InstructConfig,
 }
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vea.data.sample import Sample
-from vea.data.sources.base import Source, image_sample, read_jsonl, require_file, texts_of
+from vea.data.sources.base import Source, image_sample, key_of_path, read_jsonl, require_file, texts_of
 from vea.errors import VeaError
 
 
@@ -32,7 +32,7 @@ class Captions(Source):
     options = {"parts": [{"folder": ".", "prefix": "", "rows": "captions.jsonl"}]}  # noqa: RUF012
 
     def records(self, root: Path, split: str) -> Iterable[tuple[str, Any]]:
-        """Returns (prefix + file stem, (folder, row)); a part without a file for this split has none of it."""
+        """Returns (prefix + key of the file, (folder, row)); a part without a file for this split has none of it."""
         records = []
         for part in self.option["parts"]:
             folder = root / part["folder"]
@@ -42,11 +42,11 @@ class Captions(Source):
                 continue
             path = require_file(root, str(Path(part["folder"]) / part["rows"].format(split=split)), self.card)
             require_file(root, str(Path(part["folder"]) / "images"), self.card)
-            for row in read_jsonl(path):
+            for row in read_jsonl(path, named=["file"], warnings=self.warnings):
                 if "file" not in row or "captions" not in row or not (by_split or "split" in row):
                     raise VeaError(f"{path}: a row without 'file', 'captions' or 'split': {row}")
                 if by_split or row["split"] == split:
-                    records.append((part.get("prefix", "") + Path(row["file"]).stem, (folder, row)))
+                    records.append((part.get("prefix", "") + key_of_path(row["file"]), (folder, row)))
         return records
 
     def load(self, root: Path, split: str, key: str, record: Any) -> Sample:

@@ -1,6 +1,7 @@
 import json
 import os
 import shutil
+import zipfile
 from pathlib import Path
 
 import cv2
@@ -13,7 +14,7 @@ from vea.config import PromptConfig, TeacherConfig
 from vea.data.prompts import prompt
 from vea.data.synthetic import samples
 from vea.errors import VeaError
-from vea.models.teachers import base
+from vea.models.teachers import base, clip
 from vea.models.teachers.clip import ClipTeacher, WordTokenizer, build_clip
 from vea.models.teachers.load import load_teacher, read_teacher_config
 from vea.storage.identity import TINY_SYNTHETIC
@@ -258,3 +259,36 @@ def test_two_towers_apply_their_maps(tmp_path):
     text = teacher.encode_text(["a happy dog", "a glad dog", "an invoice for steel pipes"])
     assert (text[0] @ text[1]) > (text[0] @ text[2])
     assert teacher.encode_image(torch.zeros(2, 3, 40, 56, dtype=torch.uint8)).shape == (2, 16)
+
+
+@pytest.mark.parametrize(
+    ("name", "pretrained", "instead"),
+    [
+        ("ViT-B-32", "openai", "ViT-B-32-quickgelu"),
+        ("ViT-L-14", "openai", "ViT-L-14-quickgelu"),
+        ("ViT-B-32-quickgelu", "laion2b_s34b_b79k", "ViT-B-32"),
+        ("ViT-B-32", "program.pt", "ViT-B-32-quickgelu"),
+    ],
+)
+def test_weights_of_another_gelu_are_refused(name, pretrained, instead, tmp_path, monkeypatch):
+    """Nothing is fetched: the names tell. OpenAI's own files are TorchScript archives."""
+    monkeypatch.setattr("vea.models.teachers.clip._open_clip", lambda *_, **__: pytest.fail("it was opened"))
+    if pretrained.endswith(".pt"):
+        with zipfile.ZipFile(tmp_path / pretrained, "w") as archive:
+            archive.writestr("clip/constants.pkl", b"")
+        pretrained = str(tmp_path / pretrained)
+    with pytest.raises(VeaError, match=f"GELU.*set teacher.name to {instead}$"):
+        clip._clip_by_name(name, pretrained)
+
+
+@pytest.mark.parametrize(
+    ("name", "pretrained"), [("ViT-B-32-quickgelu", "openai"), ("ViT-B-32", "laion2b_s34b_b79k"), ("ViT-B-32", "w.pt")]
+)
+def test_weights_of_the_same_gelu_are_opened(name, pretrained, tmp_path, monkeypatch):
+    opened = []
+    monkeypatch.setattr("vea.models.teachers.clip._open_clip", lambda *given, **_: opened.append(given))
+    if pretrained.endswith(".pt"):
+        torch.save({"a": torch.zeros(1)}, tmp_path / pretrained)
+        pretrained = str(tmp_path / pretrained)
+    clip._clip_by_name(name, pretrained)
+    assert opened == [(name, pretrained)]
