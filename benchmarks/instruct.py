@@ -58,18 +58,26 @@ def rows_of(folder: Path, task: Task) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
-def likeliest_digit(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Returns Pearson by measure of the likeliest digit, beside which the expected number is printed.
+def numbers(rows: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
+    """Returns {measure and read-out: Pearson, low, high}: of the expected number, and of the likeliest digit.
 
-    It is what greedy text says, for one digit is one token and the digits' mass is near 1.
+    The latter is what greedy text says, for one digit is one token and the digits' mass is near 1.
     """
-    found: dict[str, tuple[list[float], list[float]]] = {}
+    told: dict[str, list[tuple[float, float, float]]] = {}
     for row in rows:
-        if row.get("probabilities"):
-            told, truth = found.setdefault(row["class"], ([], []))
-            told.append(float(max(row["probabilities"], key=row["probabilities"].get)))
-            truth.append(float(row["truth"]))
-    return {name: pearson_or_zero(*pair) for name, pair in found.items()}
+        if shares := row.get("probabilities"):
+            expected = sum(float(digit) * share for digit, share in shares.items())
+            digit = float(max(shares, key=lambda name: shares[name]))
+            told.setdefault(row["class"], []).append((expected, digit, float(row["truth"])))
+    found = {}
+    for name, held in told.items():
+        table = np.array(held)
+        drawn = np.random.default_rng(0).integers(0, len(table), (DRAWS, len(table)))
+        for column, readout in enumerate(("expected", "likeliest digit")):
+            given = [pearson_or_zero(table[rows, column], table[rows, 2]) for rows in drawn]
+            low, high = np.quantile(given, [0.025, 0.975])
+            found[f"{name}, {readout}"] = [pearson_or_zero(table[:, column], table[:, 2]), float(low), float(high)]
+    return found
 
 
 def interval(first: Sequence[dict[str, Any]], second: Sequence[dict[str, Any]], readout: str) -> list[float]:
@@ -110,11 +118,9 @@ def main() -> None:
             found = evaluate(backend, [one], out=given.out / name, readouts=("probability",), limit=limit)
             held = found[one.name]["scores"]["probability"]
             if one.name == "affect":
-                held["likeliest digit"] = likeliest_digit(rows_of(given.out / name, one))
+                held["numbers"] = numbers(rows_of(given.out / name, one))
             record[f"{name}/{one.name}"] = held
-            short = {
-                key: held[key] for key in ("measures", "likeliest digit", "accuracy", "answer_mass") if key in held
-            }
+            short = {key: held[key] for key in ("measures", "numbers", "accuracy", "answer_mass") if key in held}
             print(f"{name:12s} {one.name:28s} {short}", flush=True)
     if given.fer:
         faces = open_task(f"choice:{given.fer}@expression")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +16,10 @@ from vea.models.language.pupil import padded, with_lora
 from vea.models.language.turns import Chat, Packed
 from vea.tasks.base import Batch, Task
 from vea.tasks.instruct import InstructTask, Lesson, Reading
+
+
+def _logits_at(logits: Tensor, rows: Tensor, places: Tensor) -> Tensor:
+    return logits[rows, places].float()
 
 
 class InstructWholeTask(InstructTask):
@@ -88,7 +93,7 @@ class InstructWholeTask(InstructTask):
             shares = [1 / len(batch["lessons"][i]) for i, _ in held]
             yield Reading(
                 [i for i, _ in held], rows, [[talk] for _, talk in held],
-                lambda b, t, logits=outputs: logits[b, t].float(), shares,
+                partial(_logits_at, outputs), shares,
             )  # fmt: skip
 
     def _inputs(

@@ -30,6 +30,8 @@ class VisionPrefix(nn.Module):
         scale: root mean square of its word embeddings: image tokens begin as loud as words.
     """
 
+    gain: Tensor
+
     def __init__(self, config: VisionConfig, *, widths: tuple[int, int], embedding: int, scale: float) -> None:
         super().__init__()
         self.widths, self.fusion, self.count = widths, config.fusion, config.tokens
