@@ -61,7 +61,8 @@ def load_record(path: str | Path) -> tuple[Any, list[str]]:
     Raises:
         VeaError: no recipe of that name, or a known key has a value that cannot be.
     """
-    data, unknown = read_yaml(path), []
+    data = read_yaml(path)
+    unknown: list[str] = []
     while True:
         recipe = RECIPES.get(str(data.get("recipe")))
         if recipe is None:

@@ -19,7 +19,8 @@ def build(monkeypatch, **model):
     monkeypatch.setattr("vea.tasks.explain.training_texts", lambda config: iter(TEXTS))
     encoder = {"name": "vit_tiny_patch16_224", "args": {"patch_size": 8, "embed_dim": 24, "depth": 3, "num_heads": 2}}
     config = ExplainConfig.model_validate({
-        "name": "x", "data": {}, "train": {"steps": 1}, "augment": {"image_size": 16}, "emotion": {"field": "emotion"},
+        "name": "x", "data": {}, "train": {"steps": 1}, "emotion": {"field": "emotion"},
+        "augment": {"image_size": 16, "flip": 0, "scale": [1, 1]},
         "objective": {"vad": 0, "contrastive": 0, "emotion": 0.5},
         "generate": {"method": "beam", "beams": 2, "max_new_tokens": 8},
         "model": {"encoder": encoder, "decoder": {"width": 16, "depth": 1, "heads": 2, "dropout": 0}, **model},
