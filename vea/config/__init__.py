@@ -1,5 +1,6 @@
 """Strict typed configs, one schema per recipe: YAML files (with ``base:``) and ``a.b=c`` overrides."""
 
+from vea.config.align import AlignConfig, ImageTowerConfig, TextTowerConfig
 from vea.config.base import Section, to_yaml
 from vea.config.explain import (
     EmotionSource,
@@ -47,6 +48,7 @@ from vea.config.sections import (
 
 __all__ = [
     "RECIPES",
+    "AlignConfig",
     "AttributesConfig",
     "AugmentConfig",
     "BankConfig",
@@ -66,6 +68,7 @@ __all__ = [
     "FinetuneConfig",
     "GenerateConfig",
     "HfModelConfig",
+    "ImageTowerConfig",
     "ImbalanceConfig",
     "InstructConfig",
     "InstructModelConfig",
@@ -82,6 +85,7 @@ __all__ = [
     "Section",
     "TeacherConfig",
     "TextDecoderConfig",
+    "TextTowerConfig",
     "TrackingConfig",
     "TrainConfig",
     "VisionConfig",

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from vea.config.align import AlignConfig
 from vea.config.base import sentence
 from vea.config.explain import ExplainConfig
 from vea.config.files import apply_override, read_yaml
@@ -23,6 +24,7 @@ ConfigT = TypeVar("ConfigT", bound=RunConfig)
 
 RECIPES: dict[str, type[RunConfig]] = {
     "pretrain": PretrainConfig,
+    "align": AlignConfig,
     "expression": RecogniseConfig,
     "emotion": EmotionConfig,
     "attributes": AttributesConfig,

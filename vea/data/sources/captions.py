@@ -25,8 +25,9 @@ def person_boxes(objects: Iterable[dict[str, Any]]) -> list[list[float]]:
 class Captions(Source):
     """No label fields, text and person boxes only.
 
-    Option ``parts`` lists ``{folder, prefix of the keys, rows, splits}``; ``{split}`` in the file name ``rows`` is
-    filled in, ``splits`` names those the part has (all by default).
+    Option ``parts`` lists ``{folder, prefix of the keys, rows, splits, without}``; ``{split}`` in the file name
+    ``rows`` is filled in, ``splits`` names those the part has (all by default), and ``without`` a JSON-lines file whose
+    pictures, by name, are left out: those that somebody else's test asks for.
     """
 
     options = {"parts": [{"folder": ".", "prefix": "", "rows": "captions.jsonl"}]}  # noqa: RUF012
@@ -42,10 +43,15 @@ class Captions(Source):
                 continue
             path = require_file(root, str(Path(part["folder"]) / part["rows"].format(split=split)), self.card)
             require_file(root, str(Path(part["folder"]) / "images"), self.card)
+            left_out: set[str] = set()
+            if "without" in part:
+                path_without = require_file(root, part["without"], self.card)
+                others = read_jsonl(path_without, named=["file"], warnings=self.warnings)
+                left_out = {Path(row["file"]).name for row in others}
             for row in read_jsonl(path, named=["file"], warnings=self.warnings):
                 if "file" not in row or "captions" not in row or not (by_split or "split" in row):
                     raise VeaError(f"{path}: a row without 'file', 'captions' or 'split': {row}")
-                if by_split or row["split"] == split:
+                if (by_split or row["split"] == split) and Path(row["file"]).name not in left_out:
                     records.append((part.get("prefix", "") + key_of_path(row["file"]), (folder, row)))
         return records
 
