@@ -48,7 +48,8 @@ def test_keys_that_recipes_share_come_once():
     shared = [key for key in keys() if key.name == "train.base_lr"]
     assert len(shared) == 1
     assert set(shared[0].recipes) == set(RECIPES)
-    assert {key.recipes for key in keys() if key.name == "model.kind"} == {("explain",)}
+    assert {key.recipes for key in keys() if key.name == "model.decoder"} == {("explain",), ("pretrain",)}
+    assert {key.recipes for key in keys() if key.name == "model.kind"} == {("explain",), ("instruct",)}
 
 
 @pytest.mark.parametrize(
