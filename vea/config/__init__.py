@@ -11,6 +11,7 @@ from vea.config.explain import (
     TextDecoderConfig,
 )
 from vea.config.files import apply_override, read_yaml
+from vea.config.instruct import InstructConfig, InstructModelConfig, LoraConfig, VisionConfig
 from vea.config.load import RECIPES, ConfigT, config_from_command_line, load_config
 from vea.config.pretrain import (
     BankConfig,
@@ -66,6 +67,9 @@ __all__ = [
     "GenerateConfig",
     "HfModelConfig",
     "ImbalanceConfig",
+    "InstructConfig",
+    "InstructModelConfig",
+    "LoraConfig",
     "MixConfig",
     "ObjectiveConfig",
     "PretrainConfig",
@@ -80,6 +84,7 @@ __all__ = [
     "TextDecoderConfig",
     "TrackingConfig",
     "TrainConfig",
+    "VisionConfig",
     "apply_override",
     "config_from_command_line",
     "load_config",

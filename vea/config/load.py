@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from vea.config.base import sentence
 from vea.config.explain import ExplainConfig
 from vea.config.files import apply_override, read_yaml
+from vea.config.instruct import InstructConfig
 from vea.config.pretrain import PretrainConfig
 from vea.config.recognise import AttributesConfig, EmotionConfig, RecogniseConfig
 from vea.config.sections import RunConfig
@@ -26,6 +27,7 @@ RECIPES: dict[str, type[RunConfig]] = {
     "emotion": EmotionConfig,
     "attributes": AttributesConfig,
     "explain": ExplainConfig,
+    "instruct": InstructConfig,
 }
 
 
@@ -47,6 +49,35 @@ def load_config(path: str | Path, overrides: list[str] | None = None, *, schema:
         return RECIPES[recipe].model_validate(data)
     except ValidationError as error:
         raise VeaError(sentence(error, RECIPES[recipe], str(path))) from None
+
+
+def load_record(path: str | Path) -> tuple[Any, list[str]]:
+    """Returns the config of a run's record, and its keys that this version does not know, which are left out.
+
+    For what only reads a run (`vea sync`): a run of another version, or with settings of somebody's own, is a run.
+
+    Raises:
+        VeaError: no recipe of that name, or a known key has a value that cannot be.
+    """
+    data, unknown = read_yaml(path), []
+    while True:
+        recipe = RECIPES.get(str(data.get("recipe")))
+        if recipe is None:
+            raise VeaError(
+                f"{path}: recipe {data.get('recipe')!r} is not known{did_you_mean(str(data.get('recipe')), RECIPES)}"
+            )
+        try:
+            return recipe.model_validate(data), unknown
+        except ValidationError as error:
+            extra = [entry["loc"] for entry in error.errors() if entry["type"] == "extra_forbidden"]
+            if not extra:
+                raise VeaError(sentence(error, recipe, str(path))) from None
+            for location in extra:
+                node: Any = data
+                for name in location[:-1]:
+                    node = node[name]
+                del node[location[-1]]
+                unknown.append(".".join(map(str, location)))
 
 
 def config_from_command_line(doc: str, argv: list[str], schema: type[ConfigT]) -> ConfigT:
