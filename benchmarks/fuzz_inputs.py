@@ -316,7 +316,7 @@ def prepare(folder: Path, kinds: list[str]) -> None:
     global _WHOLE
     _WHOLE = folder
     folder.mkdir(parents=True, exist_ok=True)
-    if "index" in kinds:
+    if {"index", "sidecar"} & set(kinds):
         fields = {"mood": LabelField("class", ("sad", "happy")), "valence": LabelField("value", low=1.0, high=7.0)}
         samples = [
             Sample(
@@ -355,7 +355,7 @@ def prepare(folder: Path, kinds: list[str]) -> None:
             state=state,
             keep_last=1,
         )
-    if "weights" in kinds:
+    if {"weights", "safetensors"} & set(kinds):
         save_file(vit(), folder / "vit.safetensors")
         torch.save({"model": vit(), "epoch": 3}, folder / "vit.pth")
 
@@ -633,6 +633,112 @@ def page(rng: random.Random, box: Path) -> str:
     return str(answer.status_code)
 
 
+def header(rng: random.Random, box: Path) -> None:
+    """A picture whose first bytes, the header, were damaged; the rest is whole."""
+    name, data = rng.choice(sorted(pictures().items()))
+    edge = min(len(data), rng.choice((32, 64, 128)))
+    path = box / f"picture.{name}"
+    path.write_bytes(bytes_like(rng, data[:edge]) + data[edge:])
+    read_image(path if rng.random() < 0.5 else path.read_bytes())
+
+
+def safetensors(rng: random.Random, box: Path) -> None:
+    """A safetensors file whose header lies: lengths, names, offsets, types, shapes; or whose weights are no numbers."""
+    data = whole("vit.safetensors").read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    told, body = data[8 : 8 + size], bytearray(data[8 + size :])
+    what = rng.choice(("length", "double", "json", "nan"))
+    if what == "double":  # the first name once more
+        told = b'{"pos_embed":' + json.dumps(json.loads(told)["pos_embed"]).encode() + b"," + told.lstrip()[1:]
+    elif what == "json":
+        told = text_of(rng, json.loads(told))
+    elif what == "nan":
+        body[: 4 * rng.randrange(1, 9)] = b"\x00\x00\xc0\x7f" * rng.randrange(1, 9)
+    number = rng.choice((0, 1, 2**31, 2**63 - 1, len(told) + 1)) if what == "length" else len(told)
+    put(box, {"vit.safetensors": number.to_bytes(8, "little") + told + bytes(body)})
+    read_weight_file(box / "vit.safetensors")
+    import_weights("timm", box / "vit.safetensors", box / "out")
+
+
+def npy_of(value: Any) -> bytes:
+    """Returns the bytes of a .npy file."""
+    held = io.BytesIO()
+    np.save(held, np.array(value), allow_pickle=False)
+    return held.getvalue()
+
+
+def npy(rng: random.Random, box: Path) -> str:
+    """AffectNet as released, one of whose numbers was damaged or is another array."""
+    files = {}
+    for split, number in (("train_set", 0), ("train_set", 1), ("val_set", 0)):
+        files[f"{split}/images/{number}.jpg"] = encoded("JPEG", seed=number)
+        parts = {"exp": str(number), "val": "0.5", "aro": "-0.25"}
+        files |= {f"{split}/annotations/{number}_{name}.npy": npy_of(value) for name, value in parts.items()}
+    name = rng.choice(sorted(name for name in files if name.endswith(".npy")))
+    others = (b"", b"PK\x03\x04", npy_of([1, 2]), npy_of(np.zeros(0)), npy_of(2**70 * 1.0), npy_of("happy"))
+    files[name] = rng.choice(others) if rng.random() < 0.4 else bytes_like(rng, files[name])
+    put(box / "raw", files)
+    return source("affection", box / "raw")
+
+
+def folders(rng: random.Random, box: Path) -> None:
+    """A tree of class folders with odd names and files, as ``--folder`` and ``vea predict`` walk it."""
+    from vea.data.class_folders import divide, find_pictures, look_at
+
+    names = ("happy", "very happy", "Glück 😀", "a" * 60, ".hidden", "x\ny", "-rf", "sad/nested/deeper", "=1+1", "CON")
+    odd = {"Thumbs.db": b"x", "._a.jpg": b"x", "a.JPG": encoded("JPEG"), "b.jpeg.png": encoded("PNG"), "c": b"",
+           "d.jpg": b""}  # fmt: skip
+    for name in rng.sample(names, rng.randrange(1, 5)):
+        for file in rng.sample(sorted(odd), rng.randrange(1, 5)):
+            put(box / "own", {f"{name}/{file}": bytes_like(rng, odd[file]) if rng.random() < 0.3 else odd[file]})
+    if rng.random() < 0.3:
+        (box / "own" / "loop").symlink_to(box / "own", target_is_directory=True)
+    found, _ = find_pictures(box / "own")
+    divide([look_at(path, label, read_image(path)) for label, path in found])
+
+
+def sidecar(rng: random.Random, box: Path) -> None:
+    """The result of a pass over a set, damaged: description, rows."""
+    from vea.data.shards.sidecars import check_sidecar, index_checksum
+
+    root = box / "set"
+    shutil.copytree(whole("set"), root)
+    found = read_index(root)
+    meta = {"format": 1, "pass": "persons", "set": "fuzz", "index_sha256": index_checksum(found), "suffix": ".jsonl",
+            "options": {}, "model": "x"}  # fmt: skip
+    row = {"key": "s0", "boxes": [[0.0, 1.0, 8.0, 9.0]], "scores": [0.9]}
+    lines = [json.dumps(row).encode()] * 4
+    lines[rng.randrange(4)] = text_of(rng, row)
+    told = text_of(rng, meta) if rng.random() < 0.5 else json.dumps(meta).encode()
+    place = "sidecars/persons"
+    put(root, {f"{place}/meta.json": told, f"{place}/train-000000.jsonl": b"\n".join(lines) + b"\n"})
+    problems = check_sidecar(found, "persons")
+    assert all("\n" not in problem for problem in problems)
+
+
+@functools.cache
+def clip_bytes() -> bytes:
+    """Returns a whole video of four frames."""
+    import av
+
+    held = io.BytesIO()
+    with av.open(held, "w", format="mp4") as container:
+        stream = container.add_stream("mpeg4", rate=5)
+        stream.width, stream.height, stream.pix_fmt = 32, 40, "yuv420p"
+        for seed in range(4):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels(seed), format="rgb24")))
+        container.mux(stream.encode())
+    return held.getvalue()
+
+
+def clip(rng: random.Random, box: Path) -> str:
+    """A video, damaged, read frame by frame."""
+    from vea.faces.video import frames
+
+    put(box, {"clip.mp4": bytes_like(rng, clip_bytes())})
+    return f"{sum(1 for _ in frames(box / 'clip.mp4'))} frames"
+
+
 KINDS: dict[str, Callable[[random.Random, Path], Any]] = {
     "picture": picture,
     "csv": csv,
@@ -644,4 +750,10 @@ KINDS: dict[str, Callable[[random.Random, Path], Any]] = {
     "model": shipped,
     "weights": weights,
     "page": page,
+    "header": header,
+    "safetensors": safetensors,
+    "npy": npy,
+    "folders": folders,
+    "sidecar": sidecar,
+    "clip": clip,
 }

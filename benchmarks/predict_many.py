@@ -91,7 +91,8 @@ def large(photos: list[Path], *, rounds: int) -> dict[str, object]:
     """Returns processor ms a picture of JPEGs of 12 megapixels, decoded whole and at the scale that serves, in turns.
 
     The photographs are enlarged to 4,000 x 3,000 (or less of one side), so their detail is that of the small ones: real
-    12-megapixel files take longer to decode whole. Fails below ``FASTER`` times.
+    12-megapixel files take longer to decode whole. Fails where faces, or faces and scene, are below
+    ``FASTER`` times; the scene alone decodes twice, for its view and for its colours.
     """
     from vea.data.views.pictures import read_image
     from vea.inference.predict import load
@@ -149,7 +150,7 @@ def main(argv: list[str]) -> int:
             print(f"{name:>40}  {value}")
         if given.json:
             given.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-        slow = [name for name in ("faces", "scene", "both") if float(str(found[f"{name}_times_faster"])) < FASTER]
+        slow = [name for name in ("faces", "both") if float(str(found[f"{name}_times_faster"])) < FASTER]
         if slow:
             raise RunError(f"scaled decoding is less than {FASTER} times as fast for {', '.join(slow)}")
         return 0

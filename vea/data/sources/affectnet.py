@@ -72,8 +72,9 @@ class AffectNet(Source):
             return float(np.load(path, allow_pickle=False).item())  # stored as a number or as its text
         except FileNotFoundError:
             return float("nan")
-        except ValueError as error:
-            raise VeaError(f"{path} does not hold one number ({error}); copy it again") from None
+        except Exception as error:  # numpy's readers raise many types: an empty file, an archive, a list, another type
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise VeaError(f"{path} does not hold one number ({reason}); copy it again") from None
 
     def load(self, root: Path, split: str, key: str, record: Any) -> Sample:
         """Returns one face."""
