@@ -35,12 +35,14 @@ from vea.config.sections import (
     TrackingConfig,
     TrainConfig,
 )
+from vea.config.temporal import ClipConfig, TemporalConfig, TemporalHeadConfig
 
 __all__ = [
     "RECIPES",
     "AttributesConfig",
     "AugmentConfig",
     "ClassifierConfig",
+    "ClipConfig",
     "ConfigT",
     "DataConfig",
     "DatasetRef",
@@ -66,6 +68,8 @@ __all__ = [
     "RuntimeConfig",
     "Section",
     "TeacherConfig",
+    "TemporalConfig",
+    "TemporalHeadConfig",
     "TextDecoderConfig",
     "TrackingConfig",
     "TrainConfig",

@@ -44,7 +44,7 @@ class PretrainItems:
     def open_set(self, ref: DatasetRef) -> ShardSet:
         """Returns a set with the teacher's embeddings that ``teacher.cache`` names."""
         if is_stream(ref.path):
-            if self.config.teacher.cache != "none":
+            if self.config.teacher and self.config.teacher.cache != "none":
                 raise VeaError(f"{ref.path} is read as a stream, which has no sidecars: set teacher.cache=none")
             return StreamSet(ref)
         return ShardSet(ref, teacher=self.config.teacher, prompts=self.config.prompt)
