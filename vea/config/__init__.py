@@ -12,7 +12,15 @@ from vea.config.explain import (
 )
 from vea.config.files import apply_override, read_yaml
 from vea.config.load import RECIPES, ConfigT, config_from_command_line, load_config
-from vea.config.pretrain import DecoderConfig, ObjectiveConfig, PretrainConfig, PretrainModelConfig
+from vea.config.pretrain import (
+    BankConfig,
+    CaptionsConfig,
+    DecoderConfig,
+    ObjectiveConfig,
+    PretrainConfig,
+    PretrainModelConfig,
+    SalientConfig,
+)
 from vea.config.recognise import (
     AttributesConfig,
     ClassifierConfig,
@@ -41,6 +49,8 @@ __all__ = [
     "RECIPES",
     "AttributesConfig",
     "AugmentConfig",
+    "BankConfig",
+    "CaptionsConfig",
     "ClassifierConfig",
     "ClipConfig",
     "ConfigT",
@@ -66,6 +76,7 @@ __all__ = [
     "RecogniseConfig",
     "RunConfig",
     "RuntimeConfig",
+    "SalientConfig",
     "Section",
     "TeacherConfig",
     "TemporalConfig",

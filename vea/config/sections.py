@@ -33,6 +33,10 @@ class DatasetRef(Section):
         None,
         description="sidecar of `vea enrich persons` for samples without person boxes; null: the boxes of the set",
     )
+    faces: str | None = Field(
+        None, description="sidecar of `vea enrich faces`, whose boxes are salient for model.salient; null: none"
+    )
+    saliency: str | None = Field(None, description="sidecar of `vea enrich saliency`, for model.salient; null: none")
 
     classes: dict[str, list[str]] = Field(
         {}, description="a stream's labels: the classes of a key of KEY.json, or of KEY.cls where one label is named"
@@ -127,6 +131,9 @@ class TrainConfig(Section):
     betas: tuple[float, float] = Field((0.9, 0.95), description="of adamw; sgd takes the first as its momentum")
     layer_decay: float = Field(
         1.0, gt=0, le=1, description="learning rate of a layer over that of the layer above it; 1: all alike"
+    )
+    trunk_scale: float = Field(
+        1.0, gt=0, le=1, description="learning rate of the encoder over that of what is new beside it; 1: the same"
     )
     clip_grad: float | None = Field(None, gt=0, description="largest norm of all gradients together; null: no clipping")
     ema_decay: float | None = Field(
@@ -237,12 +244,16 @@ class TeacherConfig(Section):
 
     ``name`` is an open_clip model name or hub id (then ``pretrained`` names a local file or a tag), or a folder saved
     by ``pretrain/align.py``, or ``tiny-synthetic``: the small teacher that ships with vea, trained on synthetic
-    captions, meant for demo and tests. ``cache: image`` reads teacher embeddings of the clean image from the sidecar
+    captions, meant for demo and tests; or ``sentence:PACKAGE``, the sentence encoder inside a Python package, for
+    objectives that read texts alone. ``cache: image`` reads teacher embeddings of the clean image from the sidecar
     of `vea enrich teacher-image` (a stated variant); ``none`` runs the teacher on the unmasked scene view, as in the
     paper. ``text`` reads those of the prompts (`vea enrich teacher-text`), the same numbers; ``both`` reads both.
     """
 
-    name: str = Field("ViT-B-16", description="open_clip model, hub id, folder of pretrain/align.py, or tiny-synthetic")
+    name: str = Field(
+        "ViT-B-16",
+        description="open_clip model, hub id, folder of pretrain/align.py, tiny-synthetic, sentence:PACKAGE",
+    )
     pretrained: str | None = Field(
         None, description="local file, or tag of open_clip; null: the name brings its weights"
     )

@@ -25,6 +25,7 @@ from vea.errors import RunError, VeaError
 from vea.faces.detect import Box, Detection, face_detector
 from vea.faces.video import is_video
 from vea.inference.results import Attribute, Face, Prediction
+from vea.models.cnn import fold_norms
 from vea.tasks.recognise import RecogniseTask
 from vea.tasks.saved import main_target, open_model
 
@@ -204,9 +205,10 @@ class Predictor:
                 yield Prediction(expression, shares, [], emotion, attributes)
             else:
                 faces = []
-                for box, score in found:
+                for face in found:
                     name, shares, attributes = self._named(next(rows))
-                    faces.append(Face(box, name or "", shares, score, attributes))
+                    turned = (face.turn, face.upright) if isinstance(face, Detection) else ()
+                    faces.append(Face(face[0], name or "", shares, face[1], attributes, *turned))
                 if faces:
                     largest = faces[0]
                     expression = largest.expression or None
@@ -249,6 +251,8 @@ def load(
     kinds = {name: label.kind for name, label in model.task.fields.items()}
     if target is not None and target not in kinds:
         raise VeaError(f"the model has no label {target!r}; it has {', '.join(kinds)}")
+    if not model.reads_faces:
+        fold_norms(model.task.encoder)
     return Predictor(
         model.task,
         target=target or main_target(kinds),  # type: ignore[arg-type]

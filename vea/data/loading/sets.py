@@ -41,6 +41,12 @@ class ShardSet:
             if ref.persons
             else None
         )
+        self._faces, self._saliency = (
+            Sidecar(self.reader, name, made_by=made_by, otherwise=f"remove `{made_by}` from the config")
+            if name
+            else None
+            for name, made_by in ((ref.faces, "faces"), (ref.saliency, "saliency"))
+        )
 
     def __len__(self) -> int:
         return len(self.reader) if self._kept is None else len(self._kept)
@@ -68,6 +74,17 @@ class ShardSet:
         if own or self._persons is None:
             return own
         return self._persons.row(i if self._kept is None else int(self._kept[i]))["boxes"]
+
+    def face_boxes(self, i: int) -> list[list[float]]:
+        """Returns the boxes of the faces sidecar for kept sample ``i``; none where the set names no such sidecar."""
+        return [] if self._faces is None else self._faces.row(i if self._kept is None else int(self._kept[i]))["boxes"]
+
+    def saliency(self, i: int) -> np.ndarray | None:
+        """Returns the saliency of kept sample ``i``, float32 (G, G) over the whole picture; None without a sidecar."""
+        if self._saliency is None:
+            return None
+        row = self._saliency.row(i if self._kept is None else int(self._kept[i]))
+        return row.reshape(round(len(row) ** 0.5), -1)
 
     def embeddings(self, i: int) -> dict[str, np.ndarray]:
         """Returns the cached teacher embeddings of kept sample ``i`` by their name in a batch, float32 (D,) each."""

@@ -143,6 +143,14 @@ class StreamSet(ShardSet):
         """Returns the boxes in the sample's JSON."""
         return metadata.get("person_boxes") or []
 
+    def face_boxes(self, i: int) -> list[list[float]]:
+        """Returns none: a stream has no sidecars."""
+        return []
+
+    def saliency(self, i: int) -> np.ndarray | None:
+        """Returns None: a stream has no sidecars."""
+        return None
+
     def embeddings(self, i: int) -> dict[str, np.ndarray]:
         """Returns nothing: a stream has no sidecars."""
         return {}
