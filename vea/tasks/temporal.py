@@ -1,11 +1,12 @@
 """A number at every frame of a clip: a frozen recogniser looks at the frames, a small head over time decides.
 
 Loss: 1 - CCC + squared error over the frames of a micro-batch (``vea.losses.affect.ccc_loss``). Embeddings are kept by
-clip, frame and mirror, so that each is computed once (``vea.models.feature_cache``).
+content, frame and mirror, so that each is computed once (``vea.models.feature_cache``).
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,7 +37,10 @@ from vea.taxonomy.fields import LabelField
 
 
 class ClipItems:
-    """Items of clips: views ``frame_0000`` ..., ``numbers`` (T,), ``mirrored``, ``series`` (T,), ``whole`` (lists)."""
+    """Items of clips: views ``frame_0000`` ..., ``numbers`` (T,), ``mirrored``, ``series`` (T,), ``whole`` (lists).
+
+    ``content`` is a checksum of the video and its tracks: clips of two sets may have one key.
+    """
 
     def __init__(self, config: TemporalConfig, *, image_size: int) -> None:
         self.config, self.image_size = config, image_size
@@ -84,7 +88,9 @@ class _ClipMaker(ItemMaker):
         series = whole[numbers].copy()
         series[1:][np.diff(numbers) == 0] = np.nan  # the last frame, standing again
         arrays = {"numbers": numbers, "mirrored": np.array(mirrored), "series": series}
-        return Item(drawn.key, drawn.place[1], _named(views), arrays, lists={"whole": whole.tolist()})
+        seen = drawn.encoded.data + json.dumps(clip.get("tracks") or {}).encode()  # what decides the pixels
+        content = hashlib.blake2b(seen, digest_size=16).hexdigest()
+        return Item(drawn.key, drawn.place[1], _named(views), arrays, {"whole": whole.tolist(), "content": content})
 
     def empty(self, shards: ShardSet, image: np.ndarray, *, key: str, place: Place) -> Item:
         count = self.num_views
@@ -93,7 +99,7 @@ class _ClipMaker(ItemMaker):
             "mirrored": np.array(False),
             "series": np.full(count, np.nan, np.float32),
         }
-        return Item(key, place[1], _named([image] * count), arrays, lists={"whole": []})
+        return Item(key, place[1], _named([image] * count), arrays, {"whole": [], "content": ""})
 
 
 def _named(views: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
@@ -135,8 +141,8 @@ class TemporalTask(Task):
         names = sorted(name for name in batch if name.startswith("frame_"))
         device = batch[names[0]].device
         keys = [
-            f"{self._made_by}:{key}:{number}:{int(mirror)}"
-            for key, row, mirror in zip(batch["keys"], numbers, mirrored, strict=True)
+            f"{self._made_by}:{content}:{number}:{int(mirror)}"
+            for content, row, mirror in zip(batch["content"], numbers, mirrored, strict=True)
             for number in row
         ]
 
