@@ -11,7 +11,7 @@ from typing import Any
 
 from vea.config import load_config
 from vea.errors import RunError, VeaError
-from vea.training.run import first_difference
+from vea.training.resume import first_difference
 
 
 def run(script: str, *arguments: str) -> None:

@@ -41,8 +41,8 @@ from vea.errors import RunError, VeaError, command
 from vea.models.teachers.load import load_teacher
 from vea.storage.checkpoint import save_checkpoint
 from vea.tasks.pretrain import PretrainTask
-from vea.training.engine import to_device
 from vea.training.parallel import accumulating, parallel_model
+from vea.training.steps import to_device
 
 CONFIG = "configs/pretrain/smoke.yaml"
 WIDER = ["model.encoder.args.embed_dim=192", "model.encoder.args.depth=6", "model.encoder.args.num_heads=3",

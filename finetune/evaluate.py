@@ -36,7 +36,7 @@ from vea.tasks.recognise import RecogniseTask
 from vea.tasks.recognise_metrics import RecogniseMetrics
 from vea.tasks.saved import fields_of
 from vea.taxonomy.fields import LabelField, merged_fields
-from vea.training.engine import to_device
+from vea.training.steps import to_device
 
 Record = dict[str, Any]  # of an evaluation, as in its JSON
 HEADLINE = (

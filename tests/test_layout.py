@@ -242,10 +242,6 @@ MEASURED = [path for path in SOURCES if path.relative_to(ROOT).parts[0] in ("vea
 # What is being divided.
 STILL_LONG = {
     "finetune/distill.py train",  # a loop of its own, to be a task of the engine
-    "vea/data/shards/plan.py write_part",
-    "vea/training/engine.py",
-    "vea/training/engine.py fit",
-    "vea/training/engine.py _train",
 }
 
 

@@ -15,9 +15,11 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import sys
 from pathlib import Path
 
-from vea.config import RunConfig, load_config
+from vea.config import RunConfig
+from vea.config.load import load_record
 from vea.errors import RunError, VeaError, command
 from vea.training.tracking import View, last_life, open_view, read_records, summary_of
 
@@ -28,7 +30,10 @@ def read_run(run_dir: Path) -> RunConfig:
         raise VeaError(f"no run at {run_dir} (no config.yaml in it); `vea runs DIR` lists those there are")
     if not (run_dir / "metrics.jsonl").is_file():
         raise VeaError(f"{run_dir} has no metrics.jsonl, so there is nothing to send; let the run train first")
-    return load_config(run_dir / "config.yaml")
+    config, unknown = load_record(run_dir / "config.yaml")
+    if unknown:
+        print(f"{run_dir}: settings of another version are left out: {', '.join(unknown)}", file=sys.stderr)
+    return config
 
 
 def send_history(view: View, run_dir: Path) -> int:

@@ -51,6 +51,35 @@ def load_config(path: str | Path, overrides: list[str] | None = None, *, schema:
         raise VeaError(sentence(error, RECIPES[recipe], str(path))) from None
 
 
+def load_record(path: str | Path) -> tuple[Any, list[str]]:
+    """Returns the config of a run's record, and its keys that this version does not know, which are left out.
+
+    For what only reads a run (`vea sync`): a run of another version, or with settings of somebody's own, is a run.
+
+    Raises:
+        VeaError: no recipe of that name, or a known key has a value that cannot be.
+    """
+    data, unknown = read_yaml(path), []
+    while True:
+        recipe = RECIPES.get(str(data.get("recipe")))
+        if recipe is None:
+            raise VeaError(
+                f"{path}: recipe {data.get('recipe')!r} is not known{did_you_mean(str(data.get('recipe')), RECIPES)}"
+            )
+        try:
+            return recipe.model_validate(data), unknown
+        except ValidationError as error:
+            extra = [entry["loc"] for entry in error.errors() if entry["type"] == "extra_forbidden"]
+            if not extra:
+                raise VeaError(sentence(error, recipe, str(path))) from None
+            for location in extra:
+                node: Any = data
+                for name in location[:-1]:
+                    node = node[name]
+                del node[location[-1]]
+                unknown.append(".".join(map(str, location)))
+
+
 def config_from_command_line(doc: str, argv: list[str], schema: type[ConfigT]) -> ConfigT:
     """Returns the config of ``CONFIG [a.b=c ...]``; ``doc`` is the recipe's docstring, shown by ``--help``."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)

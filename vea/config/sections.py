@@ -159,7 +159,8 @@ class TrainConfig(Section):
     )
     resume: str = Field(
         "auto",
-        description="auto: from the newest checkpoint of the run folder; never; or PATH of a checkpoint of this run",
+        description="auto: from the newest checkpoint of the run folder; never; or PATH of a checkpoint of this run: "
+        "later ones are set aside, and the same command again goes on with the new branch",
     )
     init_from: str | None = Field(
         None,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import gc
+import hashlib
 import os
 from dataclasses import dataclass
 from datetime import timedelta
@@ -51,6 +52,11 @@ class Runtime:
         barrier()
 
 
+def step_port(job: str, step: str) -> int:
+    """Returns the port at which the ranks of a job step meet; steps of one job, and jobs of one node, have others."""
+    return 20000 + int.from_bytes(hashlib.blake2b(f"{job}.{step}".encode(), digest_size=4).digest(), "little") % 12000
+
+
 def _place_from_environment() -> tuple[int, int, int]:
     """Returns (rank, world size, local rank) from torchrun's or srun's variables; (0, 1, 0) without either."""
     env = os.environ
@@ -60,7 +66,7 @@ def _place_from_environment() -> tuple[int, int, int]:
     if "SLURM_STEP_ID" in env and int(env.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
         rank, world, local = int(env["SLURM_PROCID"]), int(env["SLURM_STEP_NUM_TASKS"]), int(env["SLURM_LOCALID"])
         env.setdefault("MASTER_ADDR", env.get("SLURM_LAUNCH_NODE_IPADDR", "127.0.0.1"))
-        env.setdefault("MASTER_PORT", str(20000 + int(env.get("SLURM_JOB_ID", "0")) % 20000))
+        env.setdefault("MASTER_PORT", str(step_port(env.get("SLURM_JOB_ID", "0"), env["SLURM_STEP_ID"])))
         env.update(RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(local))
         return rank, world, local
     return 0, 1, 0

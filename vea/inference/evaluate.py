@@ -14,7 +14,7 @@ from vea.metrics.calibration import fit_temperature, reliability, sharpen
 from vea.metrics.corruptions import corrupt_batch
 from vea.tasks.base import Batch, Metrics, Task
 from vea.tasks.recognise_metrics import RecogniseMetrics
-from vea.training.engine import to_device
+from vea.training.steps import to_device
 
 M = TypeVar("M", bound=Metrics)
 

@@ -18,8 +18,8 @@ def concordance(prediction: Tensor, target: Tensor) -> Tensor:
 def ccc_loss(prediction: Tensor, target: Tensor) -> Tensor:
     """Returns ``1 - CCC + MSE`` of (B,) values where the target is not NaN; fp32 scalar, 0 without labels.
 
-    CCC is a statistic of the micro-batch, so its gradient depends on how a global batch is cut; the squared error keeps
-    a batch with fewer than two labels of use.
+    CCC is a statistic of all samples: give those of the global batch. The squared error keeps a batch with fewer than
+    two labels of use.
     """
     known = ~target.isnan()
     prediction, target = prediction.float()[known], target.float()[known]

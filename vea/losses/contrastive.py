@@ -5,7 +5,7 @@ are the frozen teacher's: a rank gathers the texts of all ranks (no gradient has
 own samples (``own`` says which texts are theirs), and counts its part W times, which DDP's mean over W ranks divides
 again: parameters receive exactly the gradient of one process with the whole batch. InfoNCE normalises columns too and
 needs the rows of all ranks: ``vea.distributed.collectives.all_gather`` brings their gradients back summed, W times as
-much, with the same end. With gradient accumulation "the batch" is the micro-batch of all ranks.
+much, with the same end. With gradient accumulation "the batch" is still the global one (``vea.training.steps``).
 
 **Samples without a text** (``paired`` False) are neither rows nor columns; the mean is over those that have one. In a
 batch without any the loss is 0.

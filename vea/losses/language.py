@@ -10,8 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def answer_loss(logits: Tensor, ids: Tensor, answer: Tensor) -> Tensor:
-    """Returns the mean cross-entropy of the answer's tokens, fp32; 0 where there is none.
+def _by_sentence(costs: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns sums and counts, (B,) each, of the costs of the True places of (B, L)."""
+    placed = costs.new_zeros(wanted.shape).masked_scatter(wanted, costs)
+    return placed.sum(1), wanted.sum(1)
+
+
+def answer_costs(logits: Tensor, ids: Tensor, answer: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns per sentence the summed cross-entropy of its answer, fp32, and the number of its tokens, (B,) each.
 
     Args:
         logits: (B, L, V).
@@ -19,19 +25,14 @@ def answer_loss(logits: Tensor, ids: Tensor, answer: Tensor) -> Tensor:
         answer: bool (B, L), the tokens to predict.
     """
     wanted = answer[:, 1:]
-    costs = F.cross_entropy(logits[:, :-1][wanted].float(), ids[:, 1:][wanted], reduction="sum")
-    return costs / wanted.sum().clamp(min=1)
+    costs = F.cross_entropy(logits[:, :-1][wanted].float(), ids[:, 1:][wanted], reduction="none")
+    return _by_sentence(costs, wanted)
 
 
-def answer_costs(logits: Tensor, ids: Tensor, answer: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns per sentence the summed cross-entropy of its answer and the number of its tokens, (B,) each."""
-    costs = F.cross_entropy(logits[:, :-1].float().transpose(1, 2), ids[:, 1:], reduction="none")
-    wanted = answer[:, 1:]
-    return (costs * wanted).sum(1), wanted.sum(1)
+def vad_costs(prediction: Tensor, vad: Tensor, explanation: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns per sentence the summed squared error of the next token's VAD, fp32, and its count, (B,) each.
 
-
-def vad_loss(prediction: Tensor, vad: Tensor, explanation: Tensor) -> Tensor:
-    """Returns the squared error of the next token's VAD, where it has one and is in the explanation; 0 elsewhere.
+    A token counts where it has a VAD and is in the explanation; its error is the mean of three.
 
     Args:
         prediction: (B, L, 3), of the VAD head at each position.
@@ -40,9 +41,7 @@ def vad_loss(prediction: Tensor, vad: Tensor, explanation: Tensor) -> Tensor:
     """
     target = vad[:, 1:].float()
     wanted = explanation[:, 1:] & (target != 0).any(-1)
-    return F.mse_loss(prediction[:, :-1][wanted].float(), target[wanted], reduction="sum") / (
-        3 * wanted.sum().clamp(min=1)
-    )
+    return _by_sentence((prediction[:, :-1][wanted].float() - target[wanted]).square().mean(1), wanted)
 
 
 def span_mean(hidden: Tensor, span: Tensor) -> Tensor:

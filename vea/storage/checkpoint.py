@@ -33,10 +33,7 @@ def _write_folder(
     try:
         with atomic.new_folder(folder, marker="state.json") as partial:
             for name, tensors in weights.items():
-                save_file(
-                    {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()},
-                    partial / f"{name}.safetensors",
-                )
+                save_file(_apart(tensors), partial / f"{name}.safetensors")
             if optimizer is not None:
                 torch.save(optimizer, partial / "optimizer.pt")
             (partial / "state.json").write_text(json.dumps(state, indent=1, ensure_ascii=False), encoding="utf-8")
@@ -47,6 +44,20 @@ def _write_folder(
                 "same command again"
             ) from error
         raise
+
+
+def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Returns the tensors on the host, contiguous, and no two of them in one memory: what safetensors takes."""
+    seen: set[int] = set()
+    found = {}
+    for name, value in tensors.items():
+        value = value.detach().cpu().contiguous()
+        shared = value.numel() and (
+            value.untyped_storage().data_ptr() in seen or value.untyped_storage().nbytes() > value.nbytes
+        )
+        found[name] = value.clone() if shared else value
+        seen.add(value.untyped_storage().data_ptr())
+    return found
 
 
 def save_checkpoint(
@@ -69,7 +80,7 @@ def save_checkpoint(
 
 
 class CheckpointWriter:
-    """Writes checkpoints behind the training, one at a time, from a copy on the host that later steps do not change.
+    """Writes checkpoints behind the training, one at a time, from copies on the host that later steps do not change.
 
     What goes wrong is raised by the next ``save``, ``check`` or ``wait``. The process does not end before its last
     checkpoint is whole.
@@ -80,9 +91,8 @@ class CheckpointWriter:
         self._pending: Future[Path] | None = None
 
     def save(self, run_dir: Path, **content: Any) -> None:
-        """Starts ``save_checkpoint(run_dir, **content)``, after the one before has ended."""
+        """Starts ``save_checkpoint(run_dir, **content)``, after the one before has ended; the tensors are its own."""
         self.wait()
-        content |= {name: _on_host(content[name]) for name in ("weights", "optimizer")}
         self._pending = self._thread.submit(save_checkpoint, run_dir, **content)
 
     def check(self) -> None:
@@ -95,15 +105,6 @@ class CheckpointWriter:
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()
-
-
-def _on_host(value: Any) -> Any:
-    """Returns a copy of nested dicts and lists whose tensors are on the host."""
-    if isinstance(value, Tensor):
-        return value.detach().to("cpu", copy=True)
-    if isinstance(value, dict):
-        return {key: _on_host(entry) for key, entry in value.items()}
-    return [_on_host(entry) for entry in value] if isinstance(value, list) else value
 
 
 def save_weights(

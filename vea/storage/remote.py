@@ -17,12 +17,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from vea.errors import RunError, VeaError
 from vea.storage import atomic
 from vea.storage.lock import claim
 
+T = TypeVar("T")
 SIDECARS = ".sidecars"  # in a set's place in the cache; what `vea enrich URL` writes there itself is in `sidecars`
 ATTEMPTS = 6
 FIRST_WAIT_S = 0.5  # doubles: a server may be away for half a minute
@@ -78,21 +79,26 @@ class Remote:
         self._fetch("index.json", target)
         return target
 
-    def shard(self, entry: Mapping[str, Any]) -> Path:
-        """Returns a shard's tar on this machine, its offsets beside it.
+    def shard(self, entry: Mapping[str, Any], open_it: Callable[[Path], T]) -> T:
+        """Returns what ``open_it`` makes of a shard's tar on this machine, its offsets beside it.
+
+        Nobody makes room by removing a file while it is being opened; what is open stays readable.
 
         Raises:
             RunError: the server does not have it, or what it sends is not what the index says.
         """
         path = self.folder / check_name(entry["file"], where=f"{self.url}/index.json")
         with self._alone(path.with_suffix("")):
-            if path.is_file() and path.stat().st_size == entry["bytes"] and path.with_suffix(".idx").is_file():
+            there = path.is_file() and path.stat().st_size == entry["bytes"] and path.with_suffix(".idx").is_file()
+            if there:
                 os.utime(path)
-                return path
-            self._fetch(path.with_suffix(".idx").name, path.with_suffix(".idx"))
-            self._fetch(path.name, path, partial(_difference, entry=entry))
-        _make_room(keep=path)
-        return path
+            else:
+                self._fetch(path.with_suffix(".idx").name, path.with_suffix(".idx"))
+                self._fetch(path.name, path, partial(_difference, entry=entry))
+            opened = open_it(path)
+        if not there:
+            _make_room(keep=path)
+        return opened
 
     def sidecar(self, name: str) -> Path | None:
         """Returns the folder for a sidecar's rows, ``meta.json`` in it, or None where the server has no such sidecar.
@@ -110,13 +116,14 @@ class Remote:
             atomic.rename(fetched, folder / "meta.json")
         return folder
 
-    def rows(self, name: str, path: Path, check: Callable[[Path], str]) -> Path:
-        """Returns ``path``, a file of the sidecar's folder, fetched where the cache lacks it.
+    def rows(self, name: str, path: Path, check: Callable[[Path], str], open_it: Callable[[Path], T]) -> T:
+        """Returns what ``open_it`` makes of ``path``, a file of the sidecar's folder, fetched where the cache lacks it.
 
         Args:
             name: of the sidecar.
             path: in the folder that ``sidecar`` returned.
             check: says what is wrong with a file that was fetched; nothing is the empty text.
+            open_it: is called while nobody else may remove the file.
 
         Raises:
             RunError: the server does not have it (``Absent``), or what it sends is wrong.
@@ -124,18 +131,21 @@ class Remote:
         if not path.resolve().is_relative_to(self.folder.resolve()):
             raise VeaError(f"{path.name!r} is not in the cache of {self.url}: do not use this data set")
         with self._alone(path):
-            if path.is_file():
+            there = path.is_file()
+            if there:
                 os.utime(path)
-                return path
-            self._fetch(f"sidecars/{name}/{path.name}", path, check)
-        _make_room(keep=path)
-        return path
+            else:
+                self._fetch(f"sidecars/{name}/{path.name}", path, check)
+            opened = open_it(path)
+        if not there:
+            _make_room(keep=path)
+        return opened
 
     @contextlib.contextmanager
     def _alone(self, path: Path) -> Iterator[None]:
         """Lets one process fetch a file; the others find it there."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path.with_name(f".{path.name}.lock"), "w") as lock:
+        with open(_lock_of(path), "w") as lock:
             claim(lock, wait=True)
             yield
 
@@ -195,6 +205,10 @@ def _difference(path: Path, entry: Mapping[str, Any]) -> str:
     return "" if found == entry["sha256"] else "another checksum than the index says"
 
 
+def _lock_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.lock")
+
+
 def _make_room(*, keep: Path) -> None:
     """Removes the shards and rows that were not used for longest until the cache fits its bound."""
     limit = float(os.environ.get("VEA_CACHE_GB") or 50) * 1e9
@@ -208,8 +222,13 @@ def _make_room(*, keep: Path) -> None:
     for _, size, path in sorted(known):
         if total <= limit:
             return
-        if path != keep:
+        if path == keep:
+            continue
+        shard = path.suffix == ".tar"
+        with open(_lock_of(path.with_suffix("") if shard else path), "w") as lock:
+            if not claim(lock):  # somebody opens it just now
+                continue
             atomic.remove(path)
-            if path.suffix == ".tar":
+            if shard:
                 atomic.remove(path.with_suffix(".idx"))
-            total -= size
+        total -= size

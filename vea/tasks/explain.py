@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,16 @@ from torch.nn.functional import cross_entropy
 from vea.config import ClassifierConfig, ExplainConfig
 from vea.data.loading.sets import ShardSet
 from vea.data.streams.urls import is_stream
+from vea.distributed import collectives
 from vea.errors import VeaError, did_you_mean
 from vea.losses.contrastive import nt_xent
-from vea.losses.language import answer_costs, answer_loss, explanation_contrast, span_mean, vad_loss
+from vea.losses.language import answer_costs, span_mean, vad_costs
 from vea.models.feature_cache import KeptFeatures, pool_patches
 from vea.models.language.tokens import HubTokens, Sentences, Tokens, WordTokens, make_sentences
 from vea.models.language.vad import read_lexicon, vad_table
 from vea.models.weights import load_encoder
 from vea.tasks.base import Batch, Task
+from vea.tasks.explain_draw import contrast, draw
 from vea.tasks.explain_metrics import ExplainMetrics, Pair, draw_page, pairs_of
 from vea.tasks.items import LabelItems
 from vea.tasks.recognise import STATISTICS, build_trunk
@@ -81,44 +83,6 @@ def make_tokens(config: ExplainConfig, emotions: Sequence[str], *, described: di
     return WordTokens.learn(training_texts(config), emotions=emotions, size=decoder.vocabulary_size)
 
 
-@dataclass
-class Drawn:
-    """The sentences of one step: ``pairs``, the picture of each, and each one's partner on the same picture or -1."""
-
-    pairs: list[Pair]
-    image: list[int]
-    partner: list[int]
-
-    def others(self) -> list[int]:
-        """Returns for each sentence the next one that explains another picture, -1 where there is none."""
-        count = len(self.pairs)
-        found = []
-        for i in range(count):
-            after = ((i + k) % count for k in range(1, count))
-            found.append(next((j for j in after if self.image[j] != self.image[i] and self.pairs[j][1]), -1))
-        return found
-
-
-def draw(candidates: Sequence[Sequence[Pair]], *, paired: bool) -> Drawn:
-    """Returns one sentence per picture and, where ``paired``, a second one of another emotion; torch's generator.
-
-    A picture without any sentence stands as ("", ""), of which nothing is learned.
-    """
-    drawn = Drawn([], [], [])
-    for image, pairs in enumerate(candidates):
-        first = pairs[int(torch.randint(len(pairs), ()))] if pairs else ("", "")
-        rivals = [pair for pair in pairs if pair[0] != first[0]] if paired else []
-        here = len(drawn.pairs)
-        drawn.pairs.append(first)
-        drawn.image.append(image)
-        drawn.partner.append(here + 1 if rivals else -1)
-        if rivals:
-            drawn.pairs.append(rivals[int(torch.randint(len(rivals), ()))])
-            drawn.image.append(image)
-            drawn.partner.append(here)
-    return drawn
-
-
 class ExplainTask(Task):
     """Learns sentences ``the emotion is E because WORDS`` of pictures.
 
@@ -133,6 +97,8 @@ class ExplainTask(Task):
 
     mean: Tensor
     std: Tensor
+    relates_samples = True  # means over tokens, and the contrast
+    constant_rows = frozenset({"language/counts", "vad/counts", "emotion/counts", "contrast/said", "contrast/named"})
 
     def __init__(
         self, config: ExplainConfig, *, fields: dict[str, LabelField], described: dict[str, Any] | None = None
@@ -233,14 +199,15 @@ class ExplainTask(Task):
         return pool_patches(found, self.config.model.image_tokens)
 
     def features(self, batch: Batch) -> Tensor:
-        """Returns ``encode`` of the batch's images, (B, N, F); those of a frozen encoder may be kept by key."""
+        """Returns ``encode`` of the batch's images, (B, N, F); those of a frozen encoder may be kept."""
         images = batch["image"]
         if not self.config.model.cache_features:
             return self.encode(images)
         if self._kept is None:
             folder = self.config.model.cache_features
             self._kept = KeptFeatures(Path(folder) / self._identity() if isinstance(folder, str) else None)
-        keys = [f"{self.training}/{key}" for key in batch["keys"]]  # the two views differ by their crop
+        # by the pixels: two data sets may give two pictures one key, and the views of training and evaluation differ
+        keys = [hashlib.blake2b(image.tobytes(), digest_size=16).hexdigest() for image in images.cpu().numpy()]
         found = self._kept.get(keys, lambda new: self.encode(images[new]).float().cpu())
         return found.to(images.device)
 
@@ -277,38 +244,67 @@ class ExplainTask(Task):
         return make_sentences(pairs, self.tokens, max_tokens=self.config.model.max_tokens, device=device)
 
     def forward(self, batch: Batch, *, step: int) -> dict[str, Tensor]:
-        """Returns the loss and its parts: ``language``, ``vad``, ``contrastive``, ``nt_xent``, ``emotion``."""
+        """Returns ``loss_of`` the rows of the batch; the mean of a part over ranks is that of the global batch."""
+        return self.loss_of(self.rows(batch, step=step))
+
+    def rows(self, batch: Batch, *, step: int) -> dict[str, Tensor]:
+        """Returns by picture (B,) summed costs and their counts, and what the contrast compares, (B, 2, D)."""
         objective, device = self.config.objective, batch["image"].device
-        drawn = draw(self.candidates(batch), paired=objective.contrastive > 0)
+        slots = batch["slot"].tolist() if "slot" in batch else range(len(batch["image"]))
+        drawn = draw(
+            self.candidates(batch), paired=objective.contrastive > 0, seed=self.config.seed, step=step, slots=slots
+        )
         made = self.sentences(drawn.pairs, device)
         features = self.features(batch)[torch.tensor(drawn.image, device=device)]
         memory = self.explainer.memory(features)
         logits, hidden = self.explainer(memory, made)
-        parts = {"language": answer_loss(logits, made.ids, made.answer)}
+        sums = {"language": answer_costs(logits, made.ids, made.answer)}
         if objective.vad:
             rated = self.explainer.token_vad[made.ids]
-            parts["vad"] = objective.vad * vad_loss(self.explainer.vad_head(hidden), rated, made.explanation)
-        if objective.contrastive:
-            parts["contrastive"] = objective.contrastive * self._contrast(memory, hidden, made, drawn)
+            sums["vad"] = vad_costs(self.explainer.vad_head(hidden), rated, made.explanation)
         index = [self.emotions.index(emotion) if emotion else -1 for emotion, _ in drawn.pairs]
         named = torch.tensor(index, device=device)
-        if objective.nt_xent:
-            parts["nt_xent"] = objective.nt_xent * nt_xent(span_mean(hidden, made.explanation), named)
         if objective.emotion:
-            costs = cross_entropy(self.explainer.emotion_logits(features), named, ignore_index=-1, reduction="sum")
-            parts["emotion"] = objective.emotion * costs / (named >= 0).sum().clamp(min=1)
+            costs = cross_entropy(self.explainer.emotion_logits(features), named, ignore_index=-1, reduction="none")
+            sums["emotion"] = (costs, named >= 0)
+        place = partial(drawn.by_picture, pictures=len(batch["image"]))
+        rows = {}
+        for name, (costs, counts) in sums.items():
+            rows[f"{name}/costs"], rows[f"{name}/counts"] = place(costs).sum(1), place(counts.float()).sum(1)
+        if objective.contrastive:
+            complete = torch.tensor([all(pair) for pair in drawn.pairs], device=device)
+            rows |= {
+                "contrast/image": place(self.explainer.seen(memory).mean(1)),
+                "contrast/said": place(complete.long(), empty=-1),
+            }
+            rows["contrast/emotion"] = place(span_mean(hidden, made.emotion))
+        if objective.contrastive or objective.nt_xent:
+            rows["contrast/words"] = place(span_mean(hidden, made.explanation))
+        if objective.nt_xent:
+            rows["contrast/named"] = place(named, empty=-1)
+        return rows
+
+    def loss_of(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Returns the loss and its parts: ``language``, ``vad``, ``emotion``, ``contrastive``, ``nt_xent``."""
+        whole = {name: collectives.all_gather(value) for name, value in rows.items()}
+        weights = {"language": 1.0, "vad": self.config.objective.vad, "emotion": self.config.objective.emotion}
+        parts = {
+            name: weight * whole[f"{name}/costs"].sum() / whole[f"{name}/counts"].sum().clamp(min=1)
+            for name, weight in weights.items()
+            if weight
+        }
+        if self.config.objective.contrastive:
+            compared = [whole[f"contrast/{name}"] for name in ("image", "emotion", "words", "said")]
+            parts["contrastive"] = self.config.objective.contrastive * contrast(self.explainer.score, *compared)
+        if self.config.objective.nt_xent:
+            words, named = (whole[f"contrast/{name}"].flatten(0, 1) for name in ("words", "named"))
+            parts["nt_xent"] = self.config.objective.nt_xent * nt_xent(words, named)
         loss = torch.stack(list(parts.values())).sum()
         return {"loss": loss, **{f"loss/{name}": part for name, part in parts.items()}}
 
-    def _contrast(self, memory: Tensor, hidden: Tensor, made: Sentences, drawn: Drawn) -> Tensor:
-        """Returns the contrastive loss: against the image's other emotion, and against another image's words."""
-        image, emotion = self.explainer.seen(memory).mean(1), span_mean(hidden, made.emotion)
-        explanation = span_mean(hidden, made.explanation)
-        rivals = torch.tensor([drawn.partner, drawn.others()], device=memory.device).T
-        has_words = torch.tensor([all(pair) for pair in drawn.pairs], device=memory.device)
-        negatives = [self.explainer.score(image, emotion, explanation[column]) for column in rivals.T]
-        positive = self.explainer.score(image, emotion, explanation)
-        return explanation_contrast(positive, torch.stack(negatives, dim=1), (rivals >= 0) & has_words[:, None])
+    def loss_parameters(self) -> list[nn.Parameter]:
+        """Returns those of the contrastive head."""
+        return list(self.explainer.contrast_head.parameters()) if self.config.objective.contrastive else []
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """Returns ``written`` (B, T) tokens, ``costs`` and ``counts`` (B,) of a reference; ``swapped`` (B, T)."""

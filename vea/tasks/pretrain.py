@@ -41,11 +41,13 @@ from vea.tasks.base import Batch, Task
 from vea.tasks.captions import PATHS, CaptionPaths
 from vea.tasks.items import PretrainItems
 from vea.tasks.pretrain_metrics import PretrainMetrics
+from vea.tasks.pretrain_pictures import grid, heat_map
 
 WITH_TEXT = ("contrastive", "infonce", "sigmoid", "distillation")
 WITH_IMAGE = ("similarity", "contrastive", "distillation")
-PICTURE_ROWS, PICTURE_SIDE = 8, 112  # of the reconstruction grid: rows and the least side of a cell in pixels
-MATRIX_SIDE = 320  # least side of a similarity matrix in pixels
+ERRORS = ("reconstruction", "person_reconstruction", "bank", "similarity")  # rows that are costs: a mean is the loss
+CONSTANT = frozenset({"image", "text", "paired", "affect", "phrases", "phrase_known", "mix", "codes"})
+PICTURE_ROWS = 8  # of the reconstruction grid
 
 
 class PretrainTask(Task):
@@ -61,6 +63,7 @@ class PretrainTask(Task):
 
     mean: Tensor
     std: Tensor
+    constant_rows = CONSTANT
 
     def __init__(self, config: PretrainConfig, *, teacher: Teacher | None) -> None:
         super().__init__()
@@ -163,7 +166,7 @@ class PretrainTask(Task):
         errors = {name: rows for name, rows in named.items() if rows is not None}
         if self.teacher is None:
             return errors, {}
-        compared = self._targets(batch)
+        compared = dict(batch.get("known") or self._targets(batch))
         if output.gamma is not None:
             compared["gamma"] = output.gamma.float()
         if output.codes is not None:
@@ -256,20 +259,39 @@ class PretrainTask(Task):
         names = [name for name in compared if name != "image"]
         return {name: collectives.all_gather(compared[name].detach() if alone else compared[name]) for name in names}
 
-    def forward(self, batch: Batch, *, step: int) -> dict[str, Tensor]:
-        """Returns ``loss``, its parts without their weights, and ``gamma_std``, ``gamma_rank``: signs of collapse.
+    @property
+    def relates_samples(self) -> bool:  # type: ignore[override]
+        """Whether a loss compares samples with each other."""
+        return any(name in self.weights for name in (*WITH_TEXT, *PATHS))
 
-        The mean of a part over ranks is that of the global batch.
-        """
+    def loss_parameters(self) -> list[nn.Parameter]:
+        """Returns scale and bias of the sigmoid loss, and the temperatures of stage two."""
+        own = [self.log_scale, self.bias] if "sigmoid" in self.weights else []
+        return own + (
+            [] if self.captions is None else [p for p in self.captions.log_scales.values() if p.requires_grad]
+        )
+
+    def rows(self, batch: Batch, *, step: int) -> dict[str, Tensor]:
+        """Returns errors by part, (B,) each, and what the losses over samples compare."""
         errors, compared = self._embed(batch, step=step if self.training else None)
-        parts = {name: rows.mean() for name, rows in errors.items()}
+        return {**errors, **compared}
+
+    def loss_of(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Returns ``loss``, its parts without their weights, and signs of collapse."""
+        parts = {name: rows[name].mean() for name in ERRORS if name in rows}
+        compared = {name: value for name, value in rows.items() if name not in parts}
         signs: dict[str, Tensor] = {}
         if compared:
             everywhere = self._gathered(compared) if collectives.world_size() > 1 else None
             parts |= self._over_samples(compared, everywhere)
             signs = self._signs(everywhere or compared)
-        loss = sum((self.weights[name] * part for name, part in parts.items()), start=batch["noise"].new_zeros(()))
+        zero = next(iter(rows.values())).new_zeros((), dtype=torch.float32)
+        loss = sum((self.weights[name] * part for name, part in parts.items()), start=zero)
         return {"loss": loss, **parts, **signs}
+
+    def forward(self, batch: Batch, *, step: int) -> dict[str, Tensor]:
+        """Returns ``loss_of`` the rows of the batch; the mean of a part over ranks is that of the global batch."""
+        return self.loss_of(self.rows(batch, step=step))
 
     def _signs(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
         """Returns signs of collapse: of the fused embedding, or the scene's where there is none, and of the bank."""
@@ -346,7 +368,7 @@ class PretrainTask(Task):
         if "reconstruction" in self.weights:
             rows = batch["scene"][:PICTURE_ROWS]
             masked, filled = self.model.mim.reconstruct(self.normalise(rows), noise=batch["noise"][:PICTURE_ROWS, 0])
-            made["reconstruction"] = _grid([rows.cpu(), self._to_uint8(masked), self._to_uint8(filled)])
+            made["reconstruction"] = grid([rows.cpu(), self._to_uint8(masked), self._to_uint8(filled)])
         if "contrastive" in self.weights:
             _, compared = self._embed(batch)
             paired = compared["paired"] > 0
@@ -354,36 +376,8 @@ class PretrainTask(Task):
                 gamma, image, text = (compared[name][paired] for name in ("gamma", "image", "text"))
                 a, c = (F.normalize(m, dim=-1).cpu() for m in contrastive.similarity_matrices(gamma, image, text))
                 limit = float(torch.stack([a, c]).abs().max())
-                made["similarity_student"], made["similarity_teacher"] = (_heat_map(m, limit=limit) for m in (a, c))
+                made["similarity_student"], made["similarity_teacher"] = (heat_map(m, limit=limit) for m in (a, c))
         return made
 
     def _to_uint8(self, images: Tensor) -> Tensor:
         return ((images * self.std + self.mean) * 255).round().clamp(0, 255).to(torch.uint8).cpu()
-
-
-def _enlarge(picture: np.ndarray, *, least: int) -> np.ndarray:
-    factor = max(1, math.ceil(least / picture.shape[1]))
-    return picture.repeat(factor, axis=0).repeat(factor, axis=1)
-
-
-def _grid(columns: list[Tensor], *, gap: int = 4) -> np.ndarray:
-    """Returns one uint8 picture (H, W, 3): samples as rows, ``columns`` (B, 3, h, w) side by side."""
-    cells = [
-        [_enlarge(image.permute(1, 2, 0).numpy(), least=PICTURE_SIDE) for image in samples] for samples in zip(*columns)
-    ]
-    side = cells[0][0].shape[0]
-    canvas = np.full((len(cells) * (side + gap) - gap, len(columns) * (side + gap) - gap, 3), 255, dtype=np.uint8)
-    for row, line in enumerate(cells):
-        for column, cell in enumerate(line):
-            top, left = row * (side + gap), column * (side + gap)
-            canvas[top : top + side, left : left + side] = cell
-    return canvas
-
-
-def _heat_map(matrix: Tensor, *, limit: float) -> np.ndarray:
-    """Returns a uint8 picture (H, W, 3) of values from -limit (blue) over 0 (white) to limit (red)."""
-    import matplotlib
-
-    scaled = matrix.float().numpy() / (2 * max(limit, 1e-12)) + 0.5
-    colours = matplotlib.colormaps["RdBu_r"](scaled, bytes=True)[..., :3]
-    return _enlarge(np.ascontiguousarray(colours), least=MATRIX_SIDE)

@@ -17,6 +17,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from vea.config import ClassifierConfig, RecogniseConfig
+from vea.distributed import collectives
 from vea.errors import VeaError, did_you_mean
 from vea.losses.affect import ccc_loss, class_weights, multilabel_loss
 from vea.losses.classification import calibrated, imitation, mix_images, mix_targets, soft_cross_entropy, soft_targets
@@ -242,15 +243,30 @@ class RecogniseTask(Task):
 
     def _loss(self, name: str, logits: Tensor, target: Tensor) -> Tensor:
         kind, imbalance = self.fields[name].kind, self.config.imbalance
-        if kind == "value":
-            return ccc_loss(logits[:, 0], target)
         if kind == "multilabel":
             return multilabel_loss(logits, target, asymmetric=imbalance.asymmetric)
         weights, prior = (getattr(self, f"{what}_{name}", None) for what in ("class_weights", "prior"))
         return soft_cross_entropy(logits, target, weights=weights, prior=prior, gamma=imbalance.focal)
 
+    @property
+    def relates_samples(self) -> bool:  # type: ignore[override]
+        """Whether a target is a value: its concordance is of the global batch."""
+        return any(field.kind == "value" for field in self.fields.values())
+
+    @property
+    def constant_rows(self) -> frozenset[str]:  # type: ignore[override]
+        """The targets of values."""
+        return frozenset(f"{name}/target" for name in self.fields)
+
     def forward(self, batch: Batch, *, step: int) -> dict[str, Tensor]:
-        """Returns the weighted loss and the loss of each target for one micro-batch."""
+        """Returns the weighted loss and the loss of each target; the mean over ranks is that of the global batch."""
+        return self.loss_of(self.rows(batch, step=step))
+
+    def rows(self, batch: Batch, *, step: int) -> dict[str, Tensor]:
+        """Returns by target ``mean`` and ``alike``, one row each, the mean costs of the batch.
+
+        Of values ``value`` and ``target``, (B,). Batches of one step are equally large: means of them can be averaged.
+        """
         mix, distill = self.config.mix, self.config.distill
         images = batch["image"]
         targets = {name: self._target(batch["labels"][name], field=field) for name, field in self.fields.items()}
@@ -265,17 +281,36 @@ class RecogniseTask(Task):
             answers = None  # of other pictures
             targets = {name: mix_targets(rows, partner, share) for name, rows in targets.items()}
         logits = self.logits(self.normalise(images))
-        parts = {name: self._loss(name, logits[name], targets[name]) for name in self.fields}
+        rows: dict[str, Tensor] = {}
+        for name, field in self.fields.items():
+            if field.kind == "value":
+                rows |= {f"{name}/value": logits[name][:, 0].float(), f"{name}/target": targets[name].float()}
+            else:
+                rows[f"{name}/mean"] = self._loss(name, logits[name], targets[name])[None]
         if distill.weight and answers is None:
             answers = self._answers(images)
         for name, theirs in answers.items() if answers and distill.weight else ():
             kind = self.fields[name].kind
-            rows = self._labelled(targets[name], kind) if distill.only_labelled else None
-            alike = imitation(logits[name], theirs, kind=kind, temperature=distill.temperature, rows=rows)
-            parts[name] = (1 - distill.weight) * parts[name] + distill.weight * alike
-        loss = sum(
-            (self.config.targets[name] * part for name, part in parts.items()), start=images.new_zeros(()).float()
-        )
+            known = self._labelled(targets[name], kind) if distill.only_labelled else None
+            alike = imitation(logits[name], theirs, kind=kind, temperature=distill.temperature, rows=known)
+            rows[f"{name}/alike"] = alike[None]
+        return rows
+
+    def loss_of(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Returns the weighted loss and the loss of each target."""
+        weight = self.config.distill.weight
+        parts: dict[str, Tensor] = {}
+        for name, field in self.fields.items():
+            if field.kind == "value":
+                parts[name] = ccc_loss(
+                    *(collectives.all_gather(rows[f"{name}/{what}"]) for what in ("value", "target"))
+                )
+            else:
+                parts[name] = rows[f"{name}/mean"].mean()
+            if f"{name}/alike" in rows:
+                parts[name] = (1 - weight) * parts[name] + weight * rows[f"{name}/alike"].mean()
+        zero = next(iter(rows.values())).new_zeros((), dtype=torch.float32)
+        loss = sum((self.config.targets[name] * part for name, part in parts.items()), start=zero)
         return {"loss": loss, **{f"loss/{name}": part for name, part in parts.items()}}
 
     @staticmethod

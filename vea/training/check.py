@@ -16,9 +16,9 @@ from vea.storage import checkpoint
 from vea.tasks.recognise import RecogniseTask
 from vea.tasks.saved import open_model, shipped_models
 from vea.taxonomy.fields import check_same_classes
-from vea.training.engine import micro_batch_size
 from vea.training.meta import meta_task, sizes
-from vea.training.run import check_same_run
+from vea.training.resume import advised_changes, check_same_run
+from vea.training.steps import micro_batch_size
 
 
 def check_targets(config: RunConfig) -> Iterator[Finding]:
@@ -122,11 +122,11 @@ def check_resume(config: RunConfig) -> Iterator[Finding]:
     else:
         chosen = Path(resume)
     if chosen is not None:
-        check_same_run(chosen, config=config)
+        changes = check_same_run(chosen, config=config, advised=advised_changes(run_dir))
         task = meta_task(config)
         if isinstance(task, RecogniseTask):  # a pretraining task would want its teacher for that
             task.check_metadata(_metadata(chosen))
-        yield Finding("ok", "resume", f"goes on from {chosen}")
+        yield Finding("ok", "resume", "; ".join([f"goes on from {chosen}", *changes]))
     elif found:
         yield Finding("ok", "resume", f"starts anew; {run_dir} is kept beside it")
 

@@ -8,40 +8,32 @@ run that was killed ends with the same weights, bit for bit, as one that was not
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import math
 import os
 import platform
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
+from torch import nn
 
 from vea.config import RunConfig
 from vea.distributed import collectives, stragglers
 from vea.distributed.preempt import StopSignal
 from vea.distributed.runtime import Runtime
-from vea.errors import Preempted, RunError, VeaError
+from vea.errors import Preempted, RunError
 from vea.storage import atomic, checkpoint
 from vea.tasks.base import Batch, Task
 from vea.training.ema import Ema, load_into
 from vea.training.log import MetricsLog
 from vea.training.meter import _Meter
 from vea.training.optim import build_optimizer
-from vea.training.parallel import (
-    accumulating,
-    compiling,
-    full,
-    load_optimizer_state,
-    parallel_model,
-    shard,
-)
+from vea.training.parallel import full, is_sharded, load_optimizer_state, shard
 from vea.training.run import _Run
 from vea.training.schedule import learning_rate
+from vea.training.steps import StepMaker, to_device
 
 TrainBatches = Callable[[int, int], Iterable[Batch]]  # (start_step, micro_batch) -> endless micro-batches of this rank
 EvalBatches = Callable[..., Iterable[Batch]]  # (in_turn=False) -> one pass over the validation samples
@@ -55,41 +47,6 @@ class Summary:
     step: int
     metrics: dict[str, float]
     best: dict[str, Any] | None
-
-
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """Returns the batch with its tensors (nested in dicts as well) on ``device``; lists and strings stay."""
-    moved: Batch = {}
-    for name, value in batch.items():
-        if isinstance(value, Tensor):
-            value = value.to(device, non_blocking=True)
-        elif isinstance(value, dict):
-            value = to_device(value, device)
-        moved[name] = value
-    return moved
-
-
-def micro_batch_size(config: RunConfig, world_size: int) -> tuple[int, int]:
-    """Returns (samples per rank and forward, forwards per step); their product with the world is the global batch.
-
-    Raises:
-        VeaError: the global batch cannot be divided evenly.
-    """
-    total, limit = config.data.global_batch_size, config.train.max_micro_batch
-    if total % world_size:
-        raise VeaError(
-            f"data.global_batch_size ({total}) is not a multiple of the {world_size} ranks; change one of them"
-        )
-    local = total // world_size
-    accumulate = math.ceil(local / limit) if limit else 1
-    while local % accumulate:
-        accumulate += 1
-    return local // accumulate, accumulate
-
-
-def step_seed(seed: int, step: int, rank: int) -> int:
-    """Returns the seed of torch's generator at one step of one rank (dropout, drop path, mixing)."""
-    return int.from_bytes(hashlib.blake2b(f"{seed}/{step}/{rank}".encode(), digest_size=8).digest(), "little") >> 1
 
 
 @torch.no_grad()
@@ -132,45 +89,16 @@ def fit(
         RunError: the loss is not finite (the last good checkpoint stays), a checkpoint is broken, or the disk is full.
         Preempted: a signal came; the run is saved and continues with the same command.
     """
-    settings = config.train
     if eval_batches is not None:
         eval_batches()  # opens the sets: a mistake in data.val shows now, not at the first validation
     run = _Run(config, runtime, task)
-    chosen = run.open()
-    task.to(runtime.device).train()
-    saved = checkpoint.read_checkpoint(chosen) if chosen is not None else None
-    if saved is not None:  # before the parameters are cut over ranks
-        task.check_metadata(saved[3]["task"])
-        load_into(task, saved[0], where=str(chosen))
-    if config.runtime.parallel == "fsdp" and runtime.world_size > 1:
-        shard(task)
-    optimizer = build_optimizer(task, settings)
-    ema = Ema(task, settings.ema_decay) if settings.ema_decay else None
-    if saved is not None:
-        _, ema_weights, optimizer_state, state = saved
-        load_optimizer_state(optimizer, optimizer_state)
-        if ema and ema_weights is not None:
-            ema.load(ema_weights)
-        run.step, run.best = state["step"], state["best"]
-        run.owes_validation = state.get("owes_validation", False)
-
-    log = (
-        MetricsLog(run.dir, config, start_step=run.step, owes_validation=run.owes_validation)
-        if runtime.is_main
-        else None
-    )
-    if log:
-        trainable = sum(parameter.numel() for parameter in task.parameters() if parameter.requires_grad)
-        log.say(
-            f"{config.recipe} {config.name}: {trainable / 1e6:.2f} M trainable parameters, "
-            f"{runtime.world_size} x {runtime.device}, "
-            f"{'resuming at' if chosen else 'starting at'} step {run.step} of {settings.steps}, folder {run.dir}"
-        )
+    optimizer, ema, resumed = _opened(run)
+    log = _open_log(run, resumed) if runtime.is_main else None
     run.say_state("running", pid=os.getpid(), host=platform.node())
     exit_code, ending = 1, ""
     try:
         with StopSignal() as stop:
-            _train(run, optimizer, ema, stop, log, train_batches, eval_batches)
+            _Loop(run, optimizer, ema, stop, log, eval_batches).train(train_batches)
         _finish(run, ema)
         exit_code = 0
     except Preempted as reason:
@@ -191,114 +119,147 @@ def fit(
     return Summary(run.dir, run.step, run.metrics, run.best)
 
 
-def _train(
-    run: _Run,
-    optimizer: torch.optim.Optimizer,
-    ema: Ema | None,
-    stop: StopSignal,
-    log: MetricsLog | None,
-    train_batches: TrainBatches,
-    eval_batches: EvalBatches | None,
-) -> None:
-    config, settings, runtime, task = run.config, run.config.train, run.runtime, run.task
-    micro, accumulate = micro_batch_size(config, runtime.world_size)
-    model = parallel_model(task, runtime, compiled=settings.compile)
-    parameters = [parameter for parameter in task.parameters() if parameter.requires_grad]
-    meter = _Meter(config.data.global_batch_size)
-    if collectives.any_rank(stop.received, device=runtime.device):  # it came since the process started: nothing is lost
-        raise Preempted(
-            f"stopped by {stop.name or 'another rank'} before a step was made: run the same command to go on"
-        )
-    if run.owes_validation and eval_batches is not None:
-        _validate(run, ema, log, eval_batches)
-    if run.step >= settings.steps or run.out_of_patience:
-        return
-    batches = iter(train_batches(run.step, micro))
-    while run.step < settings.steps and not run.out_of_patience:
-        step = run.step
+def _opened(run: _Run) -> tuple[torch.optim.Optimizer, Ema | None, bool]:
+    """Returns optimizer and average, as the newest checkpoint has them where there is one; places the task."""
+    task, config, runtime = run.task, run.config, run.runtime
+    chosen = run.open()
+    task.to(runtime.device).train()
+    saved = checkpoint.read_checkpoint(chosen) if chosen is not None else None
+    if saved is not None:  # before the parameters are cut over ranks
+        task.check_metadata(saved[3]["task"])
+        load_into(task, saved[0], where=str(chosen))
+    if config.runtime.parallel == "fsdp" and runtime.world_size > 1:
+        shard(task)
+    optimizer = build_optimizer(task, config.train)
+    ema = Ema(task, config.train.ema_decay) if config.train.ema_decay else None
+    if saved is not None:
+        _, ema_weights, optimizer_state, state = saved
+        load_optimizer_state(optimizer, optimizer_state)
+        if ema and ema_weights is not None:
+            ema.load(ema_weights)
+        run.step, run.best = state["step"], run.best_of(state)
+        run.owes_validation = state.get("owes_validation", False)
+    return optimizer, ema, saved is not None
+
+
+def _open_log(run: _Run, resumed: bool) -> MetricsLog:
+    config, runtime = run.config, run.runtime
+    log = MetricsLog(run.dir, config, start_step=run.step, owes_validation=run.owes_validation)
+    for words in run.changes:
+        log.event("changed", words)
+        log.say(f"changed since the checkpoint: {words}")
+    trainable = sum(parameter.numel() for parameter in run.task.parameters() if parameter.requires_grad)
+    log.say(
+        f"{config.recipe} {config.name}: {trainable / 1e6:.2f} M trainable parameters, "
+        f"{runtime.world_size} x {runtime.device}, "
+        f"{'resuming at' if resumed else 'starting at'} step {run.step} of {config.train.steps}, folder {run.dir}"
+    )
+    return log
+
+
+class _Loop:
+    """The steps of one life of a run."""
+
+    def __init__(
+        self,
+        run: _Run,
+        optimizer: torch.optim.Optimizer,
+        ema: Ema | None,
+        stop: StopSignal,
+        log: MetricsLog | None,
+        eval_batches: EvalBatches | None,
+    ) -> None:
+        self.run, self.optimizer, self.ema = run, optimizer, ema
+        self.stop, self.log, self.eval_batches = stop, log, eval_batches
+        self.settings, self.batch_size = run.config.train, run.config.data.global_batch_size
+        self.parameters = [parameter for parameter in run.task.parameters() if parameter.requires_grad]
+        self.meter = _Meter(self.batch_size)
+        self.maker = StepMaker(run.task, config=run.config, runtime=run.runtime, meter=self.meter)
+
+    def train(self, train_batches: TrainBatches) -> None:
+        """Makes steps until the last one, the end of patience, or a signal.
+
+        Raises:
+            Preempted: a signal came; the run is saved.
+        """
+        run, stop = self.run, self.stop
+        if collectives.any_rank(stop.received, device=run.runtime.device):  # since the process started: nothing is lost
+            raise Preempted(
+                f"stopped by {stop.name or 'another rank'} before a step was made: run the same command to go on"
+            )
+        if run.owes_validation and self.eval_batches is not None:
+            _validate(run, self.ema, self.log, self.eval_batches)
+        if run.step >= self.settings.steps or run.out_of_patience:
+            return
+        batches = iter(train_batches(run.step, self.maker.micro))
+        while run.step < self.settings.steps and not run.out_of_patience:
+            asked_to_stop = self._step(batches)
+            is_last = self._look_back(asked_to_stop)
+            run.writer.check()
+            if run.step % self.settings.checkpoint_every == 0 or is_last or asked_to_stop:
+                run.save(self.optimizer, self.ema, behind=not (is_last or asked_to_stop))
+                self.meter.restart_clock()
+            if asked_to_stop and (not is_last or run.owes_validation):
+                raise Preempted(
+                    f"stopped by {stop.name or 'another rank'} at step {run.step}; saved: run the same command to go on"
+                )
+
+    def _step(self, batches: Iterator[Batch]) -> bool:
+        """Makes one step; returns whether a rank was asked to stop."""
+        run, step = self.run, self.run.step
         stragglers.set_place(f"step {step}")
-        rate = learning_rate(step, settings, global_batch_size=config.data.global_batch_size)
-        for group in optimizer.param_groups:
-            group["lr"] = rate * group.get("lr_scale", 1.0)
-        torch.manual_seed(step_seed(config.seed, step, runtime.rank))
-        keys: list[str] = []
-        parts: dict[str, Tensor] = {}
-        for index in range(accumulate):
-            with meter.waiting_for_data():
-                batch = next(batches)
-            keys += batch.get("keys", [])
-            batch = to_device(batch, runtime.device)
-            last = index == accumulate - 1
-            with contextlib.nullcontext() if last else accumulating(model, task):
-                with runtime.autocast(), compiling(settings.compile):
-                    outputs = model(batch, step=step)
-                if last:
-                    stragglers.mark_collective("the backward pass")
-                (outputs["loss"] / accumulate).backward()
-            for name, value in outputs.items():
-                parts[name] = parts.get(name, 0) + value.detach().float() / accumulate
-        not_finite, asked_to_stop = collectives.vote(
-            not math.isfinite(parts["loss"].item()), stop.received, device=runtime.device
-        )
+        self.rate = learning_rate(step, self.settings, global_batch_size=self.batch_size)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate * group.get("lr_scale", 1.0)
+        made = self.maker.step(batches, step=step)
+        finite = math.isfinite(made.parts["loss"].item())
+        not_finite, asked_to_stop = collectives.vote(not finite, self.stop.received, device=run.runtime.device)
+        where = f"on rank {run.runtime.rank}, samples {', '.join(made.keys[:8])}"
         if not_finite:  # before optimizer.step, so that the last good checkpoint stays the truth
-            own = (
-                "" if math.isfinite(parts["loss"].item()) else f" on rank {runtime.rank}, samples {', '.join(keys[:8])}"
-            )
             raise RunError(
-                f"the loss is not finite at step {step}{own}; the last checkpoint is good: lower train.base_lr, "
-                "set train.clip_grad, or look at these samples"
+                f"the loss is not finite at step {step}{'' if finite else f' {where}'}; the last checkpoint is good: "
+                "lower train.base_lr, set train.clip_grad, or look at these samples"
             )
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        norm = full(nn.utils.get_total_norm(gradients))
+        norm = full(nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None]))
         if not math.isfinite(norm.item()):  # of the gradients of all ranks: each comes to the same
             raise RunError(
-                f"the gradient is not finite at step {step}, samples {', '.join(keys[:8])} on rank {runtime.rank}; the "
-                "last checkpoint is good: lower train.base_lr, or look at these samples"
+                f"the gradient is not finite at step {step}, {where}; the last checkpoint is good: lower "
+                "train.base_lr, or look at these samples"
             )
-        if settings.clip_grad:
-            nn.utils.clip_grads_with_norm_(parameters, settings.clip_grad, norm)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        if self.settings.clip_grad:
+            nn.utils.clip_grads_with_norm_(self.parameters, self.settings.clip_grad, norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
         run.step += 1
-        if ema:
-            ema.update(task, step)
-        meter.add(parts, norm)
+        if self.ema:
+            self.ema.update(run.task, step)
+        self.meter.add(made.parts, norm)
+        return asked_to_stop
 
+    def _look_back(self, asked_to_stop: bool) -> bool:
+        """Writes the log line and validates where it is time; returns whether this was the last step."""
+        run, settings, meter = self.run, self.settings, self.meter
         is_last = run.step == settings.steps
         if run.step % settings.log_every == 0 or is_last:
             record = meter.summary()
-            if log:
-                log.write(
-                    {
-                        "kind": "train",
-                        "step": run.step,
-                        "samples": run.step * config.data.global_batch_size,
-                        **record,
-                        "lr": rate,
-                        "eta_s": (settings.steps - run.step) * meter.seconds_per_step,
-                    }
-                )
+            if self.log:
+                at = {"kind": "train", "step": run.step, "samples": run.step * self.batch_size}
+                left = (settings.steps - run.step) * meter.seconds_per_step
+                self.log.write({**at, **record, "lr": self.rate, "eta_s": left})
             meter.reset()
-        validate = eval_batches is not None and (
-            is_last or (settings.eval_every and run.step % settings.eval_every == 0)
-        )
-        run.owes_validation = bool(validate and asked_to_stop)  # the grace time is for saving
+        time_to = is_last or bool(settings.eval_every and run.step % settings.eval_every == 0)
+        validate = self.eval_batches is not None and time_to
+        run.owes_validation = validate and asked_to_stop  # the grace time is for saving
         if validate and not asked_to_stop:
+            assert self.eval_batches is not None
             stragglers.set_place(f"the validation at step {run.step}")
-            _validate(run, ema, log, eval_batches)  # type: ignore[arg-type]
+            _validate(run, self.ema, self.log, self.eval_batches)
             meter.restart_clock()
             if not is_last and run.out_of_patience:
                 is_last = True
-                if log:
-                    log.say(f"nothing better for {settings.patience} validations: ended at step {run.step}")
-        run.writer.check()
-        if run.step % settings.checkpoint_every == 0 or is_last or asked_to_stop:
-            run.save(optimizer, ema, behind=not (is_last or asked_to_stop))
-            meter.restart_clock()
-        if asked_to_stop and (not is_last or run.owes_validation):
-            raise Preempted(
-                f"stopped by {stop.name or 'another rank'} at step {run.step}; saved: run the same command to go on"
-            )
+                if self.log:
+                    self.log.say(f"nothing better for {settings.patience} validations: ended at step {run.step}")
+        return is_last
 
 
 def _validate(run: _Run, ema: Ema | None, log: MetricsLog | None, eval_batches: EvalBatches) -> None:
@@ -308,7 +269,7 @@ def _validate(run: _Run, ema: Ema | None, log: MetricsLog | None, eval_batches: 
     run.validated(metrics, ema)
     if log:
         log.write({"kind": "val", "step": run.step, "samples": run.step * run.config.data.global_batch_size, **metrics})
-    if log or isinstance(run.task, FSDPModule):  # parameters that are cut over the ranks need all of them
+    if log or is_sharded(run.task):  # parameters that are cut over the ranks need all of them
         with ema.swapped_in(run.task) if ema else contextlib.nullcontext():
             _save_pictures(run, next(iter(eval_batches(in_turn=True))))
     if log:

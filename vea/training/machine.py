@@ -17,8 +17,8 @@ from vea.config.findings import Finding, collect
 from vea.distributed.check import announced_world_size
 from vea.distributed.runtime import cpu_multiplies_bf16
 from vea.models.teachers.check import teacher_bytes
-from vea.training.engine import micro_batch_size
 from vea.training.meta import sizes
+from vea.training.steps import micro_batch_size
 from vea.training.tracking import wandb_mode
 
 GB = 10**9

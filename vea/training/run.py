@@ -1,11 +1,10 @@
-"""A run folder: who works in it, is it the same run, and what to do with what is there."""
+"""A run folder: who works in it, where the run stands, and what it saves."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import math
-import os
 import platform
 from pathlib import Path
 from typing import Any
@@ -24,74 +23,22 @@ from vea.storage import atomic, checkpoint, lock
 from vea.storage.provenance import git_state
 from vea.tasks.base import Task
 from vea.training.ema import Ema
-from vea.training.parallel import (
-    full,
-    full_optimizer_state,
+from vea.training.parallel import SCALARS, optimizer_to_host, to_host
+from vea.training.resume import (
+    ROLLED_BACK,
+    advised_changes,
+    check_same_run,
+    data_identities,
+    has_rolled_back,
+    roll_back,
+    start_over,
 )
-
-_MAY_CHANGE = {"runtime", "tracking", "notes", "out"}  # nothing here changes what is computed
-_MAY_CHANGE_INSIDE = {
-    "data": {"workers", "cache_dir", "cache_gb"},
-    "train": {"resume", "log_every", "checkpoint_every", "keep_last", "keep_every", "max_micro_batch"},
-}
-
-
-def first_difference(old: Any, new: Any, path: str = "") -> str | None:
-    """Returns the first setting of two configs (as dicts) that changes what is computed, in words; None: all alike."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in [*new, *(key for key in old if key not in new)]:
-            if (not path and key in _MAY_CHANGE) or key in _MAY_CHANGE_INSIDE.get(path, ()):
-                continue
-            found = first_difference(old.get(key), new.get(key), f"{path}.{key}" if path else key)
-            if found:
-                return found
-        return None
-    return None if old == new else f"{path} was {old!r} and is {new!r} now"
-
-
-def check_same_run(folder: Path, *, config: RunConfig) -> None:
-    """Raises an error when the checkpoint in ``folder`` is none, is broken, or belongs to a run with other settings."""
-    if not (folder / "state.json").is_file():
-        raise VeaError(f"train.resume: {folder} is not a checkpoint (no state.json in it)")
-    try:
-        old = json.loads((folder / "state.json").read_text(encoding="utf-8"))["config"]
-    except (ValueError, KeyError):
-        raise RunError(
-            f"{folder / 'state.json'} is broken; remove its folder to go on from an earlier checkpoint"
-        ) from None
-    with contextlib.suppress(ValueError):  # keys that its version did not have yet are as they were: at their defaults
-        old = public(type(config).model_validate(old).model_dump(mode="json"))
-    difference = first_difference(old, public(config.model_dump(mode="json")))
-    if difference:
-        raise VeaError(
-            f"{config.run_dir} holds a run with other settings ({difference}); choose another name=..., or start "
-            "over with train.resume=never (the old folder is kept beside it)"
-        )
 
 
 def hold_run(run_dir: Path) -> contextlib.AbstractContextManager[None]:
     """Holds the run folder, so that no second process trains in it; raises ``VeaError`` that says who does."""
     run_dir.parent.mkdir(parents=True, exist_ok=True)
     return lock.held(run_dir.with_name(f".{run_dir.name}.lock"), what=f"training in {run_dir}")
-
-
-def has_begun(run_dir: Path) -> bool:
-    """Returns whether a run has written anything there; a copy of its code alone is no beginning."""
-    return any((run_dir / name).exists() for name in ("metrics.jsonl", "checkpoints", "best", "final"))
-
-
-def start_over(run_dir: Path) -> None:
-    """Sets aside what another run left there, for ``train.resume=never``, which holds for the first start only.
-
-    A job that SLURM or torchrun starts again goes on with what it has. The code that it runs stays where it is.
-    """
-    restarted = any(int(os.environ.get(name) or 0) for name in ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT"))
-    if not has_begun(run_dir) or restarted:
-        return
-    aside = atomic.set_aside(run_dir)
-    if (aside / "code").is_dir():
-        run_dir.mkdir()
-        atomic.rename(aside / "code", run_dir / "code")
 
 
 class _Run:
@@ -107,6 +54,9 @@ class _Run:
         self.plain_config = public(config.model_dump(mode="json"))
         self.versions = {"vea": vea.__version__, "torch": torch.__version__, "python": platform.python_version()}
         self.git = git_state() if runtime.is_main else {}
+        self.changes: list[str] = []  # settings that are not those of the checkpoint, and may be, in words
+        self.advised: set[str] = set()  # settings that an error of this run told to change
+        self.data = data_identities(self.plain_config) if runtime.is_main else {}
         self.writer = checkpoint.CheckpointWriter()
         self.locked = contextlib.ExitStack()
 
@@ -127,18 +77,31 @@ class _Run:
         if collectives.any_rank(refused is not None, device=self.runtime.device):
             self.locked.close()
             raise refused or VeaError(f"rank 0 could not open {self.dir}; its own message says why")
-        if resume not in ("auto", "never"):
-            chosen: Path | None = Path(resume)
-        else:
-            found = checkpoint.list_checkpoints(self.dir)
-            chosen = found[-1].path if found else None
+        chosen = self._chosen(resume)
+        self.advised = advised_changes(self.dir)
         if chosen is not None:
-            check_same_run(chosen, config=self.config)
+            self.changes = check_same_run(chosen, config=self.config, advised=self.advised)
         self.runtime.barrier()
         if self.runtime.is_main:
             self.dir.mkdir(parents=True, exist_ok=True)
             atomic.write_text(self.dir / "config.yaml", to_yaml(self.config))
+            if chosen is not None and resume not in ("auto", "never"):
+                roll_back(self.dir, to=chosen)
+        self.runtime.barrier()
         return chosen
+
+    def _chosen(self, resume: str) -> Path | None:
+        """Returns the checkpoint to go on from: the newest, or the named one where the run has not gone back there."""
+        found = checkpoint.list_checkpoints(self.dir)
+        newest = found[-1].path if found else None
+        if resume in ("auto", "never"):
+            return newest
+        return newest if newest and has_rolled_back(self.dir, to=Path(resume)) else Path(resume)
+
+    def best_of(self, state: dict[str, Any]) -> dict[str, Any] | None:
+        """Returns the best validation by a checkpoint's state; none where ``best/`` was set aside by going back."""
+        gone = (self.dir / ROLLED_BACK).is_file() and not (self.dir / "best" / "state.json").is_file()
+        return None if gone else state["best"]
 
     @property
     def out_of_patience(self) -> bool:
@@ -155,6 +118,7 @@ class _Run:
             "owes_validation": self.owes_validation,
             "versions": self.versions,
             "git": self.git,
+            "data": self.data,
             "seed": self.config.seed,
             "task": self.task.metadata(),
             **extra,
@@ -168,19 +132,24 @@ class _Run:
                 "steps": self.config.train.steps,
                 "metrics": self.metrics,
                 "best": self.best,
+                "advised": sorted(self.advised),
                 **extra,
             }
             atomic.write_text(self.dir / "state.json", json.dumps(record, indent=1))
 
     def weights(self, ema: Ema | None) -> dict[str, dict[str, Tensor]]:
-        """Returns whole tensors, ``model`` and where there is one ``ema``; all ranks have to ask."""
+        """Returns copies on the host of rank 0, ``model`` and where there is one ``ema``; all ranks have to ask."""
         parts = {"model": self.task.state_to_save()} | ({"ema": ema.tensors} if ema else {})
-        return {part: {name: full(value) for name, value in tensors.items()} for part, tensors in parts.items()}
+        scalars, keep = SCALARS.get(self.task, set()), self.runtime.is_main
+        return {part: to_host(tensors, scalars=scalars, keep=keep) for part, tensors in parts.items()}
 
     def save(self, optimizer: torch.optim.Optimizer, ema: Ema | None, *, behind: bool) -> None:
         """Writes a checkpoint; ``behind``: while the training goes on."""
         stragglers.set_place(f"the checkpoint of step {self.step}")
-        weights, optimizer_state = self.weights(ema), full_optimizer_state(optimizer)
+        if self.runtime.is_main:
+            self.writer.wait()  # before another copy of everything is made
+        weights = self.weights(ema)
+        optimizer_state = optimizer_to_host(optimizer, self.task, keep=self.runtime.is_main)
         if self.runtime.is_main:
             self.writer.save(
                 self.dir,

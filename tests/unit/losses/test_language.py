@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from vea.losses.language import answer_costs, answer_loss, explanation_contrast, span_mean, vad_loss
+from vea.losses.language import answer_costs, explanation_contrast, span_mean, vad_costs
 
 B, L, V, D = 3, 7, 11, 5
 RNG = np.random.default_rng(0)
@@ -17,29 +17,29 @@ def tensor(x):
     return torch.tensor(x, dtype=torch.float32 if np.asarray(x).dtype == float else None)
 
 
-def test_answer_loss_is_the_cross_entropy_of_the_answers_tokens_alone():
+def test_answer_costs_are_the_cross_entropy_of_the_answers_tokens_alone():
     log_p = LOGITS - np.log(np.exp(LOGITS).sum(-1, keepdims=True))
     places = [(b, t) for b in range(B) for t in range(1, L) if ANSWER[b, t]]
     expected = -np.mean([log_p[b, t - 1, IDS[b, t]] for b, t in places])
-    assert answer_loss(tensor(LOGITS), tensor(IDS), tensor(ANSWER)).item() == pytest.approx(expected, rel=1e-6)
     costs, counts = answer_costs(tensor(LOGITS), tensor(IDS), tensor(ANSWER))
     assert counts.tolist() == [4, 3, 0] and (costs.sum() / counts.sum()).item() == pytest.approx(expected, rel=1e-6)
 
 
-def test_answer_loss_of_no_answer_is_zero_and_has_a_gradient():
+def test_no_answer_costs_nothing_and_has_a_gradient():
     logits = tensor(LOGITS).requires_grad_()
-    loss = answer_loss(logits, tensor(IDS), torch.zeros(B, L, dtype=torch.bool))
-    loss.backward()
-    assert loss.item() == 0 and not logits.grad.any()
+    costs, counts = answer_costs(logits, tensor(IDS), torch.zeros(B, L, dtype=torch.bool))
+    costs.sum().backward()
+    assert not costs.any() and not counts.any() and not logits.grad.any()
 
 
-def test_vad_loss_compares_with_the_next_tokens_rating_where_it_has_one():
+def test_vad_costs_compare_with_the_next_tokens_rating_where_it_has_one():
     prediction, vad = RNG.normal(size=(B, L, 3)), RNG.normal(size=(B, L, 3))
     vad[0, 5] = 0  # a word without a rating
     places = [(b, t) for b in range(B) for t in range(L - 1) if SPAN[b, t + 1] and vad[b, t + 1].any()]
     expected = np.mean([(prediction[b, t] - vad[b, t + 1]) ** 2 for b, t in places])
     assert len(places) == 12
-    assert vad_loss(tensor(prediction), tensor(vad), tensor(SPAN)).item() == pytest.approx(expected, rel=1e-6)
+    costs, counts = vad_costs(tensor(prediction), tensor(vad), tensor(SPAN))
+    assert (costs.sum() / counts.sum()).item() == pytest.approx(expected, rel=1e-6) and counts.sum() == 12
 
 
 def test_span_mean_leaves_pads_out():

@@ -87,6 +87,17 @@ def test_blocks_that_are_not_there_are_told(monkeypatch):
         build(monkeypatch, encoder_blocks=[1], encoder={"name": "vea_face_cnn", "args": {"widths": [8, 8, 8, 8]}})
 
 
+def test_kept_features_are_those_of_the_picture_whatever_its_set_calls_it(monkeypatch, batch, tmp_path):
+    """Two data sets, or two runs with one folder, may give two pictures one key."""
+    plain, other = build(monkeypatch), {**batch, "image": batch["image"].flip(0)}
+    task = build(monkeypatch, cache_features=str(tmp_path), train_encoder=False)
+    again = build(monkeypatch, cache_features=str(tmp_path), train_encoder=False)
+    for given in (batch, other):
+        wanted = plain.features(given)
+        for kept in (task, task, again):
+            assert torch.allclose(kept.features(given), wanted, atol=1e-2)  # kept in half precision
+
+
 # ----------------------------------------------------------------------------------------------- the decoder's switches
 
 SWITCHES = {"emotion_vector": True, "carries_emotion": True}

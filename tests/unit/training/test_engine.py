@@ -14,9 +14,10 @@ from vea.distributed import preempt, runtime
 from vea.errors import Preempted, RunError, VeaError
 from vea.storage import checkpoint
 from vea.tasks.base import Task
-from vea.training.engine import evaluate, fit, micro_batch_size
+from vea.training.engine import evaluate, fit
 from vea.training.optim import parameter_groups
 from vea.training.schedule import learning_rate
+from vea.training.steps import micro_batch_size
 
 
 class ToyMetrics:
@@ -195,6 +196,35 @@ def test_non_finite_loss_stops_before_the_step_and_keeps_the_checkpoint(tmp_path
     assert all(torch.isfinite(value).all() for value in weights.values())
 
 
+def test_a_run_that_goes_back_keeps_its_new_branch(tmp_path):
+    """Back to step 5 of 12, killed, and the same command again: it goes on after the kill, not from step 5."""
+    run(tmp_path / "a", keep_last=5)
+    before = final_bytes(tmp_path / "a")
+    back = str(tmp_path / "a" / "checkpoints" / "step_00000005")
+    interrupted = ToyTask()
+    interrupted.signal_step = 7
+    with pytest.raises(Preempted, match="at step 8"):
+        run(tmp_path / "a", interrupted, keep_last=5, resume=back)
+    assert [found.step for found in checkpoint.list_checkpoints(tmp_path / "a")] == [5, 8]
+    again = ToyTask()
+    again.poison_step = 6  # would end a life that begins at 5 once more
+    assert run(tmp_path / "a", again, keep_last=5, resume=back).step == 12
+    assert final_bytes(tmp_path / "a") == before and steps_logged(tmp_path / "a") == list(range(1, 13))
+    assert (tmp_path / "a" / "before_rollback.1" / "step_00000012" / "state.json").is_file()
+
+
+def test_a_run_goes_on_after_the_advice_of_its_error_and_writes_it_down(tmp_path):
+    task = ToyTask()
+    task.poison_step = 7
+    with pytest.raises(RunError, match=r"lower train\.base_lr"):
+        run(tmp_path / "a", task)
+    assert run(tmp_path / "a", base_lr=0.01).step == 12
+    record = (tmp_path / "a" / "metrics.jsonl").read_text()
+    assert "train.base_lr was 0.05 and is 0.01 now" in record
+    assert run(tmp_path / "a", base_lr=0.01, steps=15).step == 15
+    assert "train.steps was 12 and is 15 now" in (tmp_path / "a" / "metrics.jsonl").read_text()
+
+
 def test_other_settings_are_refused_in_the_same_folder(tmp_path):
     run(tmp_path / "a")
     with pytest.raises(VeaError, match=r"train.base_lr was 0.05 and is 0.1 now"):
@@ -311,5 +341,44 @@ def test_parameter_groups_cover_every_parameter_once(tmp_path):
         assert weight_decay[id(task.head.bias)] == weight_decay[id(task.model.pos_embed)] == 0.0
         first, last = task.model.blocks[0].mlp.fc1.weight, task.model.blocks[2].mlp.fc1.weight
         if decay < 1 or trunk < 1:
-            assert scale[id(task.model.norm.weight)] == pytest.approx(trunk)
+            assert scale[id(task.model.norm.weight)] == pytest.approx(trunk * decay)
             assert scale[id(first)] == pytest.approx(scale[id(last)] * decay**2)
+
+
+@pytest.mark.parametrize("pooling", ["token", "avg"])
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [
+        ("vit_tiny_patch16_224", {"img_size": 32, "depth": 2, "embed_dim": 24, "num_heads": 2}),
+        ("convnext_atto", {"depths": (1, 1, 1, 1), "dims": (8, 8, 8, 8)}),
+        ("resnet18", {}),
+        ("efficientnet_lite0", {}),
+    ],
+)
+def test_layers_are_counted_as_timm_counts_those_of_the_whole_network(tmp_path, name, args, pooling):
+    import timm
+    from timm.optim import param_groups_layer_decay
+
+    if pooling == "avg":
+        if not name.startswith("vit"):
+            pytest.skip("has no class token")
+        args = {**args, "global_pool": "avg"}
+
+    class AnyTask(ToyTask):
+        def __init__(self):
+            super().__init__()
+            self.model = timm.create_model(name, num_classes=0, **args)
+            self.head = nn.Linear(4, 3)
+
+        def trunk(self):
+            return self.model
+
+    task, whole = AnyTask(), timm.create_model(name, num_classes=7, **args)
+    names = {id(p): n for n, p in whole.named_parameters()}
+    wanted = {names[id(p)]: group["lr_scale"] for group in param_groups_layer_decay(whole, layer_decay=0.5)
+              for p in group["params"]}  # fmt: skip
+    own = {id(p): n for n, p in task.model.named_parameters()}
+    groups = parameter_groups(task, config(tmp_path, layer_decay=0.5).train)
+    found = {own[id(p)]: group["lr_scale"] for group in groups for p in group["params"] if id(p) in own}
+    assert found.keys() < wanted.keys()
+    assert found == {name: pytest.approx(wanted[name]) for name in found}

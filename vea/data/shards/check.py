@@ -49,8 +49,15 @@ class Checked:
 
 def check_shard(index: Index, shard: dict[str, Any], *, decode: bool) -> Checked:
     """Returns everything that is wrong with a shard: size, checksum, offsets, metadata, images."""
-    path = index.path_of(shard)
-    data, missing = _read_bytes(path)
+
+    def read(path: Path) -> tuple[Path, bytes, str, np.ndarray | VeaError | None]:
+        data, missing = _read_bytes(path)
+        try:
+            return path, data, missing, None if missing else read_offsets(path, shard)
+        except VeaError as error:
+            return path, data, missing, error
+
+    path, data, missing, offsets = index.opened(shard, read)
     if missing:
         return Checked([missing], [])
     if len(data) != shard["bytes"]:
@@ -58,10 +65,8 @@ def check_shard(index: Index, shard: dict[str, Any], *, decode: bool) -> Checked
     problems, pictures = [], []
     if hashlib.sha256(data).hexdigest() != shard["sha256"]:
         problems.append(f"{path.name} has another checksum than the index says")
-    try:
-        offsets = read_offsets(path, shard)
-    except VeaError as error:
-        return Checked([*problems, str(error)], [])
+    if isinstance(offsets, VeaError) or offsets is None:
+        return Checked([*problems, str(offsets)], [])
     for row, (image_name, json_name) in enumerate(_member_names(data, offsets)):
         image_at, image_size, json_at, json_size = (int(value) for value in offsets[row])
         key = image_name.rpartition(".")[0]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from vea.storage.remote import Remote, check_name, is_url
 from vea.taxonomy.fields import LabelField
 
 FORMAT = 1
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,9 @@ class Index:
     root: Path
     remote: Remote | None = None
 
-    def path_of(self, shard: Mapping[str, Any]) -> Path:
-        """Returns a shard's tar on this machine; that of a remote set is fetched where the cache lacks it."""
-        return self.remote.shard(shard) if self.remote else self.root / shard["file"]
+    def opened(self, shard: Mapping[str, Any], open_it: Callable[[Path], T]) -> T:
+        """Returns what ``open_it`` makes of a shard's tar; that of a remote set is fetched where the cache lacks it."""
+        return self.remote.shard(shard, open_it) if self.remote else open_it(self.root / shard["file"])
 
     @property
     def title(self) -> str:

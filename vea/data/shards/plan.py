@@ -275,52 +275,40 @@ def write_part(
         VeaError: labels that contradict ``fields``, a key that occurs twice, no samples, ``out`` in use or taken.
         RunError: no space left, or a writing process was killed; complete shards are kept.
     """
-    out, (number, parts) = Path(out).resolve(), part
+    out = Path(out).resolve()
+    _check_numbers(part, shard_size=shard_size, max_side=max_side, quality=quality, jobs=jobs)
+    _check_target(out, overwrite)
+    options = {"shard_size": shard_size, "max_side": max_side, "quality": quality}
+    head = _head(
+        {"format": FORMAT, "name": name, "title": title, "synthetic": synthetic}, fields, card, options, expected or {}
+    )
+    splits = {split: Records.of(samples) for split, samples in samples_by_split.items()}
+    if not any(records.keys for records in splits.values()):
+        raise VeaError(f"no samples were found for {name}; nothing was written")
+    plan = _Plan(out.parent / f".{out.name}.partial", splits, fields, options, _fingerprint(splits, fields, head))
+    with _room_told(plan, out):
+        complete = _write_mine(plan, out, head, part=part, overwrite=overwrite, jobs=jobs, engine=engine)
+    return read_index(out) if complete else None
+
+
+def _check_numbers(
+    part: tuple[int, int], *, shard_size: int, max_side: int | None, quality: int, jobs: int | None
+) -> None:
     if min(size for size in (shard_size, max_side, jobs, quality) if size is not None) < 1 or quality > 100:
         raise VeaError(
             f"shard size {shard_size}, max side {max_side}, quality {quality}, jobs {jobs}: sizes start at 1, "
             "quality is 1 to 100"
         )
+    number, parts = part
     if not 1 <= number <= parts:
         raise VeaError(f"there is no part {number} of {parts}: parts are numbered 1/{parts} to {parts}/{parts}")
-    _check_target(out, overwrite)
-    about = card if isinstance(card, Mapping) else card.model_dump() if card is not None else {}
-    options = {"shard_size": shard_size, "max_side": max_side, "quality": quality}
-    head = {"format": FORMAT, "name": name, "title": title, "synthetic": synthetic,
-            "fields": {key: field.to_json() for key, field in fields.items()}, "terms": about.get("terms", ""),
-            "citation": about.get("citation", ""), "options": options}  # fmt: skip
-    if known := {split: count for split, count in (expected or {}).items() if count is not None}:
-        head["expected"] = known
-    splits = {split: Records.of(samples) for split, samples in samples_by_split.items()}
-    if not any(records.keys for records in splits.values()):
-        raise VeaError(f"no samples were found for {name}; nothing was written")
-    plan = _Plan(out.parent / f".{out.name}.partial", splits, fields, options, _fingerprint(splits, fields, head))
+
+
+@contextlib.contextmanager
+def _room_told(plan: _Plan, out: Path) -> Iterator[None]:
+    """Turns the error of a full disk into a sentence that says what is kept."""
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with _only_writer(out, "" if parts == 1 else f".{number}-of-{parts}"):
-            _check_target(out, overwrite)  # another writer may have finished meanwhile
-            with _only_writer(out, ".plan", wait=True):
-                _open_plan(plan, alone=parts == 1)
-            mine = plan.shards[number - 1 :: parts]
-            todo = [shard for shard in mine if plan.done(shard) is None]
-            with Progress(name, sum(shard.stop - shard.start for shard in todo)) as progress:
-                if len(todo) < len(mine):
-                    progress.say(f"{name}: {len(mine) - len(todo)} of {len(mine)} shards are there already")
-                try:
-                    for shard, record in _write_all(plan, todo, jobs, engine):
-                        for line in record["skipped"]:
-                            progress.say(f"skipped {line['key']}: {line['reason']}")
-                        progress.advance(shard.stop - shard.start)
-                    with _only_writer(out, ".plan", wait=True):
-                        if plan.folder.exists() and not _complete(plan, out, head):
-                            left = sum(plan.done(shard) is None for shard in plan.shards)
-                            rest = f"{left} shards are other parts'"
-                            progress.say(f"{name}: part {number} of {parts} is complete; {rest}")
-                            return None
-                except VeaError as error:  # raw data or card have to change: what is there belongs to the old one
-                    if parts == 1 and not isinstance(error, RunError):
-                        atomic.remove(plan.folder)
-                    raise
+        yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             kept = sum(plan.done(shard) is not None for shard in plan.shards)
@@ -329,4 +317,58 @@ def write_part(
                 "it: free some space and run again to go on"
             ) from None
         raise
-    return read_index(out)
+
+
+def _head(
+    about_set: dict[str, Any],
+    fields: Mapping[str, LabelField],
+    card: Any,
+    options: dict[str, Any],
+    expected: Mapping[str, int | None],
+) -> dict[str, Any]:
+    """Returns what ``index.json`` says beside its splits."""
+    about = card if isinstance(card, Mapping) else card.model_dump() if card is not None else {}
+    described = {"fields": {key: field.to_json() for key, field in fields.items()}, "terms": about.get("terms", "")}
+    head = {**about_set, **described, "citation": about.get("citation", ""), "options": options}
+    known = {split: count for split, count in expected.items() if count is not None}
+    return {**head, "expected": known} if known else head
+
+
+def _write_mine(
+    plan: _Plan,
+    out: Path,
+    head: dict[str, Any],
+    *,
+    part: tuple[int, int],
+    overwrite: bool,
+    jobs: int | None,
+    engine: str,
+) -> bool:
+    """Writes the shards of one part; returns whether that completed the set."""
+    number, parts = part
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with _only_writer(out, "" if parts == 1 else f".{number}-of-{parts}"):
+        _check_target(out, overwrite)  # another writer may have finished meanwhile
+        with _only_writer(out, ".plan", wait=True):
+            _open_plan(plan, alone=parts == 1)
+        mine = plan.shards[number - 1 :: parts]
+        todo = [shard for shard in mine if plan.done(shard) is None]
+        with Progress(head["name"], sum(shard.stop - shard.start for shard in todo)) as progress:
+            if len(todo) < len(mine):
+                progress.say(f"{head['name']}: {len(mine) - len(todo)} of {len(mine)} shards are there already")
+            try:
+                for shard, record in _write_all(plan, todo, jobs, engine):
+                    for line in record["skipped"]:
+                        progress.say(f"skipped {line['key']}: {line['reason']}")
+                    progress.advance(shard.stop - shard.start)
+                with _only_writer(out, ".plan", wait=True):
+                    if plan.folder.exists() and not _complete(plan, out, head):
+                        left = sum(plan.done(shard) is None for shard in plan.shards)
+                        rest = f"{left} shards are other parts'"
+                        progress.say(f"{head['name']}: part {number} of {parts} is complete; {rest}")
+                        return False
+            except VeaError as error:  # raw data or card have to change: what is there belongs to the old one
+                if parts == 1 and not isinstance(error, RunError):
+                    atomic.remove(plan.folder)
+                raise
+    return True

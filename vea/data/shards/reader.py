@@ -72,22 +72,24 @@ class ShardReader:
 
     def _map(self, number: int) -> tuple[mmap.mmap, np.ndarray]:
         if number not in self._open or number not in self._offsets:
-            shard = self.shards[number]
-            path = self.index.path_of(shard)
-            if number not in self._offsets:
-                self._offsets[number] = read_offsets(path, shard)
-                self._remembered += shard["samples"]
-                while self._remembered > MAX_OFFSETS and len(self._offsets) > 1:
-                    self._remembered -= len(self._offsets.popitem(last=False)[1])
-            if number not in self._open:
-                with open(path, "rb") as file:
-                    data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-                if len(self._open) >= MAX_OPEN_SHARDS:
-                    self._open.popitem(last=False)
-                self._open[number] = data
+            self.index.opened(self.shards[number], lambda path: self._open_shard(path, number))
         self._open.move_to_end(number)
         self._offsets.move_to_end(number)
         return self._open[number], self._offsets[number]
+
+    def _open_shard(self, path: Path, number: int) -> None:
+        shard = self.shards[number]
+        if number not in self._offsets:
+            self._offsets[number] = read_offsets(path, shard)
+            self._remembered += shard["samples"]
+            while self._remembered > MAX_OFFSETS and len(self._offsets) > 1:
+                self._remembered -= len(self._offsets.popitem(last=False)[1])
+        if number not in self._open:
+            with open(path, "rb") as file:
+                data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            if len(self._open) >= MAX_OPEN_SHARDS:
+                self._open.popitem(last=False)
+            self._open[number] = data
 
     def read(self, i: int) -> tuple[str, bytes, dict[str, Any]]:
         """Returns the key, the undecoded image and the metadata (``id, labels, text, person_boxes, source, split``)."""

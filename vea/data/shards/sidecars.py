@@ -80,8 +80,8 @@ def is_fetched(folder: Path) -> bool:
     return folder.parent.name == SIDECARS
 
 
-def rows_file(index: Index, folder: Path, name: str, *, stem: str, suffix: str, samples: int) -> Path:
-    """Returns the file with the rows of a shard, there or not; a server's is fetched.
+def open_rows(index: Index, folder: Path, name: str, *, stem: str, suffix: str, samples: int) -> Any:
+    """Returns ``read_rows`` of the file with the rows of a shard; a server's is fetched.
 
     Raises:
         RunError: the server does not have it (``Absent``), or sends something else than ``samples`` rows.
@@ -95,7 +95,7 @@ def rows_file(index: Index, folder: Path, name: str, *, stem: str, suffix: str, 
             return str(error)
         return "" if found == samples else f"{found} rows for {samples} samples"
 
-    return index.remote.rows(name, path, check) if index.remote and is_fetched(folder) else path
+    return index.remote.rows(name, path, check, read_rows) if index.remote and is_fetched(folder) else read_rows(path)
 
 
 class Sidecar:
@@ -127,7 +127,7 @@ class Sidecar:
         self._shards = [(shard["file"], shard["samples"]) for shard in reader.shards]
         self._ends = np.cumsum([samples for _, samples in self._shards])
         self._open: collections.OrderedDict[int, Any] = collections.OrderedDict()
-        files = [] if is_fetched(folder) else map(self._path, range(len(self._shards)))
+        files = [] if is_fetched(folder) else [self._path(number) for number in range(len(self._shards))]
         if missing := [path for path in files if not path.is_file()]:
             raise VeaError(f"{missing[0]} and {len(missing) - 1} more are missing: {self._remedy()}")
 
@@ -135,9 +135,7 @@ class Sidecar:
         return f"run `vea enrich {self._made_by} {self._root}` to its end{self._otherwise}"
 
     def _path(self, number: int) -> Path:
-        file, samples = self._shards[number]
-        where = {"stem": Path(file).stem, "suffix": self.meta["suffix"], "samples": samples}
-        return rows_file(self.index, self.folder, self.name, **where)
+        return self.folder / f"{Path(self._shards[number][0]).stem}{self.meta['suffix']}"
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open": collections.OrderedDict()}
@@ -148,7 +146,8 @@ class Sidecar:
             return self._open[number]
         path, samples = self._path(number), self._shards[number][1]
         try:
-            rows = read_rows(path)
+            where = {"stem": path.stem, "suffix": self.meta["suffix"], "samples": samples}
+            rows = open_rows(self.index, self.folder, self.name, **where)
         except (OSError, ValueError) as error:
             raise VeaError(f"{path} is not readable ({error}); remove it and {self._remedy()}") from None
         if len(rows) != samples:
@@ -240,8 +239,7 @@ def check_sidecar(index: Index, name: str) -> list[str]:
             where, first = f"sidecars/{name}/{stem}{meta['suffix']}", first + samples
             stems.add(stem)
             try:
-                path = rows_file(index, folder, name, stem=stem, suffix=meta["suffix"], samples=samples)
-                rows = read_rows(path)
+                rows = open_rows(index, folder, name, stem=stem, suffix=meta["suffix"], samples=samples)
                 skipped = _skipped(index, folder, name, stem)
                 keys = ShardReader(index.remote.url if index.remote else index.root, split) if skipped else None
                 bad = check_rows(rows, samples=samples, empty=set(skipped) if meta["suffix"] == ".npy" else set())
@@ -274,7 +272,7 @@ def _skipped(index: Index, folder: Path, name: str, stem: str) -> dict[int, str]
     path = folder / f"{stem}.skipped.json"
     try:
         if index.remote and is_fetched(folder):
-            index.remote.rows(name, path, lambda fetched: "")
+            index.remote.rows(name, path, lambda fetched: "", Path.stat)
         return {entry["row"]: entry["key"] for entry in json.loads(path.read_text(encoding="utf-8"))}
     except (Absent, FileNotFoundError):
         return {}
