@@ -73,4 +73,15 @@ def evaluate_over_time(task: TemporalTask, refs: list[DatasetRef], *, folder: Pa
     return {
         "targets": {task.config.target: {"samples": len(found), "metrics": scores, "intervals": {}}},
         "series": folder.name,
+        "predictions": {"keys": list(found), task.config.target: _means(found)},
+    }
+
+
+def _means(series: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, list[Any]]:
+    """Returns the mean of every clip in columns, in the order of ``series``; None stands for no label."""
+    known = [truth[np.isfinite(truth)] for _, truth in series.values()]
+    return {
+        "target": [float(truth.mean()) if len(truth) else None for truth in known],
+        "prediction": [float(rows.mean()) if len(rows) else None for rows, _ in series.values()],
+        "confidence": [1.0] * len(series),
     }
