@@ -37,6 +37,11 @@ ARMS: dict[str, list[str]] = {
     "released": ["model.variant=released"],
     "full, soft labels": ["objective.distillation=1"],
     "full, focal InfoNCE": ["objective.infonce=0.5", "objective.focal=0.5"],
+    "full, salient masks": ["model.salient={probability: 0.9}"],
+    "full, bank": ["model.bank={codes: 48}"],
+    "full, captions": ["objective.caption_fused=0.5"],
+    "full, captions, mixed pairs": ["objective.caption_fused=0.5", "captions.mix=pair"],
+    "full, captions, mixed list": ["objective.caption_fused=0.5", "captions.mix=list"],
 }
 COLUMNS = ("face linear", "face knn", "face linear 10%", "valence", "arousal", "face fine-tuned")
 

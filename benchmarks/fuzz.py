@@ -72,7 +72,9 @@ def work(pipe: Connection, module: str, kinds: list[str], seed: int, numbers: li
     quiet()
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     inputs = importlib.import_module(module)
-    inputs.prepare(Path(folder) / "whole", kinds)
+    inputs.prepare(
+        Path(tempfile.mkdtemp(dir=folder)) / "whole", kinds
+    )  # of this process: another may have died in its own
     pipe.send(("ready", None))
     for number in numbers:
         pipe.send(("begins", number))
@@ -214,7 +216,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--first", type=int, default=0, help="number of the first case: long runs in pieces")
     parser.add_argument("--kinds", default=",".join(fuzz_inputs.KINDS))
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--limit-s", type=float, default=20.0)
+    parser.add_argument("--limit-s", type=float, default=60.0)
     parser.add_argument("--case", type=int, help="only this one, here, with its traceback")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args(argv)

@@ -19,9 +19,10 @@ from pathlib import Path
 
 import torch
 
-from vea.evals.backends.local import LocalModel, choice_tokens
+from vea.evals.backends.local import LocalModel
 from vea.evals.oasis import PROMPT
 from vea.evals.question import Question
+from vea.models.language.turns import first_tokens
 
 CHOICES = ("Correct", "Incorrect")
 
@@ -43,7 +44,7 @@ def generated(model: LocalModel, questions: list[Question]) -> list[bool]:
             output_logits=True, return_dict_in_generate=True, pad_token_id=model.tokenizer.pad_token_id,
         )  # fmt: skip
         shares = made.logits[0][0].float().softmax(0)
-        first, second = (float(shares[ids].sum()) for ids in choice_tokens(model.tokenizer, CHOICES))
+        first, second = (float(shares[ids].sum()) for ids in first_tokens(model.tokenizer, CHOICES))
         found.append(first > second)
     return found
 

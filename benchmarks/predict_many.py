@@ -2,6 +2,8 @@
 
     python benchmarks/predict_many.py [--count 1000] [--threads 1] [--json FILE]    # needs VEA_DATA
 
+    python benchmarks/predict_many.py --large 12 [--rounds 3]    # JPEGs of 12 megapixels: scaled decoding against whole
+
 The photographs are those under VEA_DATA, repeated; among them, evenly spread, are broken and unusual files. Fails where
 a bad file is not reported, a good one is, or memory grows by more than 5 % from the first third to the last.
 """
@@ -27,6 +29,7 @@ from PIL import Image
 from vea.errors import RunError, VeaError, command
 
 SOURCES = ("people_samples/images", "oasis", "coco_mini", "flickr8k_1k")
+FASTER = 1.6  # that scaled decoding must be on 12 megapixels
 GROWTH = 1.05  # largest median of the last third over that of the first
 
 
@@ -84,6 +87,47 @@ def resident_mb(pid: int) -> float:
         return 0.0
 
 
+def large(photos: list[Path], *, rounds: int) -> dict[str, object]:
+    """Returns processor ms a picture of JPEGs of 12 megapixels, decoded whole and at the scale that serves, in turns.
+
+    The photographs are enlarged to 4,000 x 3,000 (or less of one side), so their detail is that of the small ones: real
+    12-megapixel files take longer to decode whole. Fails below ``FASTER`` times.
+    """
+    from vea.data.views.pictures import read_image
+    from vea.inference.predict import load
+    from vea.inference.scene import load_scene, look
+
+    faces, scene = load(), load_scene()
+    files = []
+    for photo in photos:
+        image = Image.open(photo).convert("RGB")
+        factor = (12e6 / (image.width * image.height)) ** 0.5
+        size = round(image.width * factor), round(image.height * factor)
+        files.append(encoded(image.resize(size, Image.Resampling.BICUBIC), "JPEG", quality=90))
+    files = [data for data in files if faces.predict(data)[0].faces]
+    result: dict[str, object] = {"pictures_with_a_face": len(files), "rounds": rounds}
+    models = {"faces": (None, faces), "scene": (scene, None), "both": (scene, faces)}
+    moved = [
+        max(abs(whole.faces[0].probabilities[name] - share) for name, share in scaled.faces[0].probabilities.items())
+        for whole, scaled in ((faces.predict(read_image(d))[0], faces.predict(d)[0]) for d in files)
+        if len(whole.faces) == len(scaled.faces)
+    ]
+    for name, (first, second) in models.items():
+        times: dict[str, list[float]] = {"whole": [], "scaled": []}
+        for _ in range(rounds):
+            for data in files:
+                for way in times:
+                    started = time.process_time()
+                    next(look([read_image(data) if way == "whole" else data], scene=first, faces=second))
+                    times[way].append(1000 * (time.process_time() - started))
+        whole, scaled = (statistics.median(times[way]) for way in ("whole", "scaled"))
+        result |= {f"{name}_whole_ms": round(whole, 1), f"{name}_scaled_ms": round(scaled, 1)}
+        result[f"{name}_times_faster"] = round(whole / scaled, 2)
+    result["same_number_of_faces"] = len(moved)
+    result["median_largest_move_of_a_probability"] = round(statistics.median(moved), 4) if moved else None
+    return result
+
+
 @command
 def main(argv: list[str]) -> int:
     """Runs the benchmark; returns 1 where it fails."""
@@ -91,10 +135,24 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--model", default="expression")
+    parser.add_argument("--large", type=int, default=0, metavar="N", help="N JPEGs of 12 megapixels instead")
+    parser.add_argument("--rounds", type=int, default=3, help="with --large")
     parser.add_argument("--json", type=Path, metavar="FILE")
     given = parser.parse_args(argv)
     if "VEA_DATA" not in os.environ:
         raise VeaError("VEA_DATA is not set: this benchmark reads real photographs, set it to the folder of raw data")
+
+    if given.large:
+        photos = sorted((Path(os.environ["VEA_DATA"]) / SOURCES[0]).rglob("*.jpg"))[: given.large]
+        found = large(photos, rounds=given.rounds)
+        for name, value in found.items():
+            print(f"{name:>40}  {value}")
+        if given.json:
+            given.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        slow = [name for name in ("faces", "scene", "both") if float(str(found[f"{name}_times_faster"])) < FASTER]
+        if slow:
+            raise RunError(f"scaled decoding is less than {FASTER} times as fast for {', '.join(slow)}")
+        return 0
 
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "photographs"

@@ -224,29 +224,37 @@ def seconds(function: Callable[[], Any]) -> float:
     return clock() - start
 
 
-def compare(student: str, *, batch_size: int, rounds: int, compiled: bool = False) -> dict[str, Any]:
-    """Returns medians, ratios and FLOPs of the arms; with ``compiled`` also those of the live teacher compiled."""
+def compare(student: str, *, batch_size: int, rounds: int, compiled: bool = False,
+            only: list[str] | None = None) -> dict[str, Any]:  # fmt: skip
+    """Returns medians, ratios and FLOPs of the arms; with ``compiled`` also those of the live teacher compiled.
+
+    ``only``: names of arms, for a machine without the memory for all of them at once.
+    """
     torch.manual_seed(0)
     clip = open_clip.create_model("ViT-B-16", pretrained=None, precision="fp32")
     teacher = ClipTeacher(clip, open_clip.get_tokenizer("ViT-B-16"), description="random weights").freeze()
     batch, detector = make_batch(batch_size), YoloV3().eval()
     released = partial(released_step, teacher, batch, student=STUDENTS[student], detector=detector)
     ours = partial(vea_step, teacher, batch, student=STUDENTS[student])
-    arms = {"released": released(detector_size=416), "released_224": released(detector_size=224),
-            "vea": ours(cached=False), "vea_cached": ours(cached=True),
-            "vea_lean": ours(cached=False, lean=True), "vea_lean_cached": ours(cached=True, lean=True)}  # fmt: skip
+    makers: dict[str, Callable[[], Step]] = {
+        "released": partial(released, detector_size=416), "released_224": partial(released, detector_size=224),
+        "vea": partial(ours, cached=False), "vea_cached": partial(ours, cached=True),
+        "vea_lean": partial(ours, cached=False, lean=True), "vea_lean_cached": partial(ours, cached=True, lean=True),
+    }  # fmt: skip
     if compiled:
-        arms["vea_compiled"] = ours(cached=False, compiled=True)
+        makers["vea_compiled"] = partial(ours, cached=False, compiled=True)
     if cpu_multiplies_bf16():
         fast = copy.deepcopy(teacher).in_precision(torch.bfloat16)
         ours = partial(vea_step, fast, batch, student=STUDENTS[student], bf16=True)
-        arms |= {"vea_bf16": ours(cached=False), "vea_bf16_cached": ours(cached=True)}
+        makers |= {"vea_bf16": partial(ours, cached=False), "vea_bf16_cached": partial(ours, cached=True)}
         if compiled:
-            arms["vea_bf16_compiled"] = ours(cached=False, compiled=True)
-    for step in arms.values():
-        step()
-    with FlopCounterMode(display=False) as counter:
-        arms["vea"]()
+            makers["vea_bf16_compiled"] = partial(ours, cached=False, compiled=True)
+    arms = {name: make() for name, make in makers.items() if only is None or name in only}
+    flops = {}
+    for name, step in arms.items():
+        with FlopCounterMode(display=False) as counter:
+            step()
+        flops[name] = counter.get_total_flops()
     square = torch.randn(2048, 2048)
     times: dict[str, list[float]] = {name: [] for name in [*arms, "matmul"]}
     for _ in range(rounds):
@@ -255,20 +263,31 @@ def compare(student: str, *, batch_size: int, rounds: int, compiled: bool = Fals
             times["matmul"].append(seconds(lambda: square @ square))
     median = {name: statistics.median(values) for name, values in times.items()}
     peak = 2 * 2048**3 / median["matmul"]
+    ratios = ratios_of(median)
+    if "vea" in arms:
+        ratios["mfu"] = flops["vea"] / median["vea"] / peak
+    for own in ("vea", "vea_lean"):
+        if {"released", own} <= arms.keys():
+            ratios[f"flops_released/{own}"] = flops["released"] / flops[own]
+    return {"student": student, "batch": batch_size, "rounds": rounds, "threads": torch.get_num_threads(),
+            "seconds": median, "flops": flops, "matmul_gflops": peak / 1e9, "ratios": ratios}  # fmt: skip
+
+
+def ratios_of(median: dict[str, float]) -> dict[str, float]:
+    """Returns how many times faster the variants are, of the arms that were measured."""
     ratios = {}
     for variant in ("", "_cached", "_lean", "_lean_cached"):
+        if f"vea{variant}" not in median:
+            continue
         exact = median[f"vea{variant}"]
         best = min(exact, median.get(f"vea_bf16{variant}", exact))
         for size in ("", "_224"):
-            theirs = median[f"released{size}"]
-            ratios |= {f"vs_released{size}{variant}": theirs / best,
-                       f"vs_released{size}{variant}_fp32": theirs / exact}  # fmt: skip
-    ratios |= {f"{name}_compiled": median[name] / median[f"{name}_compiled"]
-               for name in ("vea", "vea_bf16") if f"{name}_compiled" in median}  # fmt: skip
-    ratios["mfu"] = counter.get_total_flops() / median["vea"] / peak
-    return {"student": student, "batch": batch_size, "rounds": rounds, "threads": torch.get_num_threads(),
-            "seconds": median, "flops": counter.get_total_flops(), "matmul_gflops": peak / 1e9,
-            "ratios": ratios}  # fmt: skip
+            if f"released{size}" in median:
+                theirs = median[f"released{size}"]
+                ratios |= {f"vs_released{size}{variant}": theirs / best,
+                           f"vs_released{size}{variant}_fp32": theirs / exact}  # fmt: skip
+    return ratios | {f"{name}_compiled": median[name] / median[f"{name}_compiled"]
+                     for name in ("vea", "vea_bf16") if f"{name}_compiled" in median}  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------------------ plain MAE alone
@@ -405,6 +424,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--compile", action="store_true", help="also vea's live step under torch.compile")
+    parser.add_argument("--only", nargs="+", metavar="ARM", help="only these arms: all at once want 20 GB at ViT-B")
     parser.add_argument("--infonce", action="store_true", help="measure InfoNCE instead of the step")
     parser.add_argument("--mae", action="store_true", help="measure the plain masked autoencoder of ViT-S/16")
     parser.add_argument("--growth", type=Path, metavar="PNG", help="measure it by batch and image size, and plot")
@@ -423,7 +443,8 @@ def main(argv: list[str]) -> None:
         shown = {f"batch {n}, 160 pixels": f"{1000 * s:.0f} ms" for n, s in result["seconds_by_batch"].items()}
         shown |= {f"batch 8, {n} pixels": f"{1000 * s:.0f} ms" for n, s in result["seconds_by_side"].items()}
     else:
-        result = compare(given.student, batch_size=given.batch, rounds=given.rounds, compiled=given.compile)
+        result = compare(given.student, batch_size=given.batch, rounds=given.rounds, compiled=given.compile,
+                         only=given.only)  # fmt: skip
         shown = {name: f"{1000 * s:.0f} ms, {given.batch / s:.2f} images/s" for name, s in result["seconds"].items()
                  if name != "matmul"}  # fmt: skip
         shown["matmul 2048"] = f"{result['matmul_gflops']:.0f} GFLOP/s"

@@ -12,8 +12,10 @@ training split; no rating, and no picture of OASIS's other splits), then frozen 
   themes choose the penalty.
 - FER2013 (--face-fractions of its splits): linear and nearest-neighbour probes chosen on validation.
 
-Each row is read twice: the weights at the end, and their mean with those of the start (``half``; WiSE-FT, arXiv
-2109.01903). ``--rows`` is the result, written after each row. The first rows are those that decide.
+A row is about 15 minutes of one core by the count of its FLOPs, all of them about five hours of two: run the command
+twice, with other --seeds, --rows and --out, or give --threads 2. Each row is read twice: the weights at the end, and
+their mean with those of the start (``half``; WiSE-FT, arXiv 2109.01903). ``--rows`` is the result, written after each
+row. The first rows are those that decide.
 """
 
 from __future__ import annotations
@@ -68,6 +70,7 @@ ARMS: dict[str, list[str]] = {
 START = "start"
 READINGS = ("end", "half")
 COLUMNS = ("valence", "arousal", "face linear", "face knn")
+RATED = ("valence", "arousal")
 DRAWS = 10
 
 
@@ -150,22 +153,24 @@ class Judge:
     def columns(self, weights: dict[str, Tensor]) -> dict[str, Any]:
         """Returns the columns: ten CCC each for valence and arousal, two accuracies."""
         encoder = self.encoder(weights)
-        parts = [self.features(encoder, self.given.oasis, ["valence", "arousal"], split)
+        parts = [self.features(encoder, self.given.oasis, list(RATED), split)
                  for split in ("train", "val", "test")]  # fmt: skip
         x = torch.cat([rows for rows, _ in parts])
         themes = [self.groups[key.split("/")[-1]] for _, known in parts for key in known["keys"]]
         seen = {self.groups[key.split("/")[-1]] for key in parts[0][1]["keys"]}
         names = sorted(set(themes))
         numbers = torch.tensor([names.index(theme) for theme in themes])
-        found: dict[str, Any] = {"valence": [], "arousal": []}
+        rated = [[value for _, known in parts for value in known[name]] for name in RATED]
+        y = torch.tensor(rated, dtype=torch.float64).T
+        found: dict[str, Any] = {name: [] for name in RATED}
         for draw in range(DRAWS):
             fresh = [name for name in names if name not in seen]
             left_out = set(np.random.default_rng(draw).permutation(fresh)[: len(fresh) // 2].tolist())
             test = torch.tensor([theme in left_out for theme in themes])
-            for name in ("valence", "arousal"):
-                y = torch.tensor([value for _, known in parts for value in known[name]], dtype=torch.float64)
-                w, _ = grouped_ridge(x[~test], y[~test], numbers[~test])
-                found[name].append(ccc(x[test].double() @ w[:-1] + w[-1], y[test]))
+            w, _ = grouped_ridge(x[~test], y[~test], numbers[~test])
+            answers = x[test].double() @ w[:-1] + w[-1]
+            for t, name in enumerate(RATED):
+                found[name].append(ccc(answers[:, t], y[test, t]))
         field = read_index(str(self.given.faces)).fields["expression"]
         faces = []
         for split, fraction in zip(("train", "val", "test"), self.given.face_fractions):
@@ -258,7 +263,7 @@ def main(argv: list[str]) -> None:
                         help="of FER2013's train, validation and test")  # fmt: skip
     parser.add_argument("--arms", nargs="*", choices=[START, *ARMS], default=[START, *ARMS])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--limit", type=int, help="most rows to make now")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("runs/stage_two"))

@@ -56,7 +56,9 @@ def _parser() -> argparse.ArgumentParser:
     for teaching in (texts, images):
         teaching.add_argument("--teacher", required=True, help="as teacher.name of a config; tiny-synthetic ships")
         teaching.add_argument("--pretrained", help="as teacher.pretrained of a config")
-    for any_pass in (persons, faces, prompts, texts, images):
+    looking = passes.add_parser("saliency", help="where a ViT looks, for masks (data.train[].saliency: NAME)")
+    looking.add_argument("--weights", type=Path, required=True, help="file of a ViT, such as DINOv2's")
+    for any_pass in (persons, faces, prompts, texts, images, looking):
         any_pass.add_argument("dir", metavar="DIR", help="folder with index.json")
         any_pass.add_argument("--name", help="of the sidecar (by default that of the pass)")
         any_pass.add_argument("--splits", nargs="+", default=[], metavar="SPLIT", help="only these (all)")
@@ -80,6 +82,10 @@ def _make_pass(arguments: argparse.Namespace) -> Pass:
             return TeacherImages(teacher, device=arguments.device)
         prompting = PromptConfig(source=arguments.source, emotion=not arguments.no_emotion)
         return TeacherTexts(teacher, prompting, device=arguments.device)
+    if kind == "saliency":
+        from vea.enrich.saliency import Saliency
+
+        return Saliency(arguments.weights, device=arguments.device)
     from vea.enrich.faces import Faces
     from vea.enrich.persons import OnnxPersons, TorchvisionPersons
 

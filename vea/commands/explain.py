@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vea.data.views.formats import passed_over
-from vea.data.views.pictures import read_image
+from vea.data.views.pictures import read_picture
 from vea.errors import VeaError, command, did_you_mean
 from vea.inference.files import find_files
 
@@ -65,7 +65,7 @@ def _evidence(given: argparse.Namespace, files: Sequence[Path | str]) -> int:
         chain.like = Like(given.like, chain.scene)
     for path in files:
         try:
-            lines = chain.explain(read_image(path), respond=given.respond)
+            lines = chain.explain(read_picture(path), respond=given.respond)
         except VeaError as error:
             print(f"skipped: {error}", file=sys.stderr)
             unreadable += 1
@@ -90,7 +90,7 @@ def _sentences(given: argparse.Namespace, files: Sequence[Path | str]) -> int:
     unreadable = 0
     for path in files:
         try:
-            ((emotion, words),) = explain(task, [read_image(path)], emotion=given.emotion)
+            ((emotion, words),) = explain(task, [read_picture(path)], emotion=given.emotion)
         except VeaError as error:
             print(f"skipped: {error}", file=sys.stderr)
             unreadable += 1

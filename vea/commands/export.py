@@ -12,7 +12,7 @@ from vea.publish.timm import export_encoder
 from vea.publish.verify import check_images
 from vea.tasks.saved import open_model
 
-FORMATS = ("onnx", "hub", "timm")
+FORMATS = ("onnx", "hub", "timm", "pupil")
 
 
 def main(argv: list[str]) -> None:
@@ -21,7 +21,7 @@ def main(argv: list[str]) -> None:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument("run", help="run folder, hub folder, or the name of the model that ships (expression)")
     parser.add_argument("--to", required=True, metavar="FORMAT", help=" | ".join(FORMATS))
-    parser.add_argument("--out", required=True, type=Path, help="file (onnx, timm) or folder (hub, timm) to write")
+    parser.add_argument("--out", required=True, type=Path, help="file (onnx, timm) or folder to write")
     parser.add_argument("--input", choices=("uint8", "float"), default="uint8", help="onnx: pixels 0..255 or 0..1")
     parser.add_argument("--images", nargs="+", type=Path, default=[], metavar="FILE", help="pictures to check with")
     parser.add_argument("--ema", action="store_true", help="the averaged weights instead of the last ones")
@@ -31,6 +31,10 @@ def main(argv: list[str]) -> None:
     if given.to == "timm":
         line, found = export_encoder(Path(given.run), given.out, ema=given.ema)
         where, kept = "random images", f"\n{line}"
+    elif given.to == "pupil":
+        from vea.publish.pupil import export_pupil  # it needs transformers
+
+        found, where, kept = {"logits": export_pupil(Path(given.run), given.out)}, "20 tokens", ""
     else:
         model = open_model(given.run, ema=given.ema)
         images, where = check_images(model, given.images)

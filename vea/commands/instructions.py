@@ -12,9 +12,12 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+
+from vea.errors import VeaError
 
 
 def main(argv: list[str]) -> None:
@@ -23,25 +26,36 @@ def main(argv: list[str]) -> None:
         prog="vea instructions", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("sources", nargs="+", metavar="SOURCE", help="prepared set, task, or texts:NAME")
-    parser.add_argument("--out", type=Path, required=True, help="JSONL file")
+    parser.add_argument("--out", type=Path, help="JSONL file")
+    parser.add_argument("--shards", type=Path, metavar="DIR", help="prepared set, train and val, for recipe instruct")
     parser.add_argument("--split", default="train", help="train or val")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--most", type=int, help="records of one task, class and answer (default: all)")
+    parser.add_argument("--brief", type=float, default=0.0, metavar="SHARE",
+                        help="with --shards: this share of the questions in few words")  # fmt: skip
     arguments = parser.parse_args(argv)
-    from vea.evals.instructions import write_instructions
-
+    if (arguments.out is None) == (arguments.shards is None):
+        raise VeaError("give --out FILE or --shards DIR, one of them")
     root = os.environ.get("VEA_DATA")
-    counts = write_instructions(
-        arguments.sources, arguments.out, split=arguments.split, data=Path(root) if root else None,
-        seed=arguments.seed, most=arguments.most,
-    )  # fmt: skip
+    given: dict[str, Any] = {
+        "data": Path(root) if root else None, "seed": arguments.seed, "most": arguments.most
+    }  # fmt: skip
+    if arguments.shards is not None:
+        from vea.evals.lesson_shards import write_lessons
+
+        counts = write_lessons(arguments.sources, arguments.shards, brief_share=arguments.brief, **given)
+    else:
+        from vea.evals.instructions import write_instructions
+
+        counts = write_instructions(arguments.sources, arguments.out, split=arguments.split, **given)
     table = Table("task", "class", "records")
     for task, classes in counts["tasks"].items():
         for name, number in classes.items():
             table.add_row(task, name, f"{number:,}")
     console = Console(width=110)
     console.print(table)
+    where = arguments.out or arguments.shards
     console.print(
-        f"{counts['records']:,} records of {counts['pictures']:,} pictures in {arguments.out}; every answer was read "
-        f"back; {counts['leaked']} left out because a test split shows the same picture"
+        f"{counts['records']:,} records of {counts['pictures']:,} pictures in {where}; every "
+        f"answer was read back; {counts['leaked']} left out because a test split shows the same picture"
     )

@@ -1,5 +1,6 @@
 """Strict typed configs, one schema per recipe: YAML files (with ``base:``) and ``a.b=c`` overrides."""
 
+from vea.config.align import AlignConfig, ImageTowerConfig, TextTowerConfig
 from vea.config.base import Section, to_yaml
 from vea.config.explain import (
     EmotionSource,
@@ -11,6 +12,7 @@ from vea.config.explain import (
     TextDecoderConfig,
 )
 from vea.config.files import apply_override, read_yaml
+from vea.config.instruct import InstructConfig, InstructModelConfig, LoraConfig, VisionConfig
 from vea.config.load import RECIPES, ConfigT, config_from_command_line, load_config
 from vea.config.pretrain import (
     BankConfig,
@@ -47,6 +49,7 @@ from vea.config.temporal import ClipConfig, TemporalConfig, TemporalHeadConfig
 
 __all__ = [
     "RECIPES",
+    "AlignConfig",
     "AttributesConfig",
     "AugmentConfig",
     "BankConfig",
@@ -67,7 +70,11 @@ __all__ = [
     "FinetuneConfig",
     "GenerateConfig",
     "HfModelConfig",
+    "ImageTowerConfig",
     "ImbalanceConfig",
+    "InstructConfig",
+    "InstructModelConfig",
+    "LoraConfig",
     "MixConfig",
     "ObjectiveConfig",
     "PretrainConfig",
@@ -82,8 +89,10 @@ __all__ = [
     "TemporalConfig",
     "TemporalHeadConfig",
     "TextDecoderConfig",
+    "TextTowerConfig",
     "TrackingConfig",
     "TrainConfig",
+    "VisionConfig",
     "apply_override",
     "config_from_command_line",
     "load_config",

@@ -85,7 +85,7 @@ def read_yaml(path: str | Path, *, above: tuple[Path, ...] = ()) -> dict[str, An
     trail = (*above, path.resolve())
     bases = data.pop("base", [])
     bases = [bases] if isinstance(bases, str) else bases
-    if not isinstance(bases, list) or not all(isinstance(base, str) and base for base in bases):
+    if not isinstance(bases, list) or not all(isinstance(base, str) and base and "\0" not in base for base in bases):
         raise VeaError(f"{path}: base must name a file or a list of files, it is {bases!r}")
     merged: dict[str, Any] = {}
     for base in bases:

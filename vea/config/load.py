@@ -10,9 +10,11 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from vea.config.align import AlignConfig
 from vea.config.base import sentence
 from vea.config.explain import ExplainConfig
 from vea.config.files import apply_override, read_yaml
+from vea.config.instruct import InstructConfig
 from vea.config.pretrain import PretrainConfig
 from vea.config.recognise import AttributesConfig, EmotionConfig, RecogniseConfig
 from vea.config.sections import RunConfig
@@ -23,11 +25,13 @@ ConfigT = TypeVar("ConfigT", bound=RunConfig)
 
 RECIPES: dict[str, type[RunConfig]] = {
     "pretrain": PretrainConfig,
+    "align": AlignConfig,
     "expression": RecogniseConfig,
     "emotion": EmotionConfig,
     "attributes": AttributesConfig,
     "explain": ExplainConfig,
     "temporal": TemporalConfig,
+    "instruct": InstructConfig,
 }
 
 

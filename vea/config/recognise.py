@@ -94,12 +94,17 @@ class RecogniseConfig(FinetuneConfig):
     imbalance: ImbalanceConfig = ImbalanceConfig()
     distill: DistillConfig = DistillConfig()
     targets: dict[str, float] = Field({"expression": 1.0}, description="label field of the shards: weight of its loss")
+    adversarial: dict[str, float] = Field(
+        {},
+        description="class label that the features shall not tell, such as person: lambda of its reversed gradient "
+        "(FMAE-IAT, arXiv 2407.11243, takes 2); none by default",
+    )
     select_by: str = Field("expression/accuracy", description="validation metric that chooses the best checkpoint")
 
     @property
     def labels(self) -> list[str]:
         """The label fields that the loader delivers."""
-        return list(self.targets)
+        return [*self.targets, *self.adversarial]
 
 
 class EmotionConfig(RecogniseConfig):

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from vea.data.loading.collate import LabelEncoder
 from vea.data.shards.index import Index, read_index
 from vea.data.shards.reader import ShardReader
-from vea.data.views.decode import CorruptImage, decode
+from vea.data.views.decode import CorruptImage, Encoded, decode
 from vea.errors import VeaError
 from vea.taxonomy.fields import LabelField
 
@@ -56,6 +56,26 @@ class EmotionDataset(Dataset[dict[str, Any]]):
         """Returns what is known of sample ``i`` but its pixels: ``id, labels, text, person_boxes, source, split``."""
         return self.reader.read(self._place(i))[2]
 
+    def encoded(self, i: SupportsIndex) -> Encoded:
+        """Returns the picture of sample ``i``, still encoded: ``predict`` answers as for its file, and as evaluation.
+
+        JPEGs from 1,000 pixels on are decoded at the scale that serves; ``image`` has all pixels.
+
+        Raises:
+            IndexError: there is no such sample.
+            VeaError: its image or its metadata is damaged.
+        """
+        key, data, _ = self.reader.read(self._place(i))
+        try:
+            return Encoded(data)
+        except CorruptImage as error:
+            raise self._damaged(key, error) from None
+
+    def _damaged(self, key: str, error: CorruptImage) -> VeaError:
+        return VeaError(
+            f"{self.reader.root}: sample {key!r} cannot be decoded ({error}); `vea shards check` lists such samples"
+        )
+
     def __getitem__(self, i: SupportsIndex) -> dict[str, Any]:
         """Returns sample ``i``; below 0 it counts from the end.
 
@@ -67,9 +87,7 @@ class EmotionDataset(Dataset[dict[str, Any]]):
         try:
             image: Any = decode(data)
         except CorruptImage as error:
-            raise VeaError(
-                f"{self.reader.root}: sample {key!r} cannot be decoded ({error}); `vea shards check` lists such samples"
-            ) from None
+            raise self._damaged(key, error) from None
         if self.transform is not None:
             image = self.transform(Image.fromarray(image))
         return {"image": image, "labels": self._labels(metadata.get("labels") or {}, key=key), "key": key}

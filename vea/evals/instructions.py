@@ -23,6 +23,7 @@ from typing import Any
 from vea.data.shards.index import read_index
 from vea.errors import RunError, VeaError
 from vea.evals.question import Answer, Question
+from vea.evals.tasks.affect import DIGITS
 from vea.evals.tasks.base import Task, open_task
 from vea.progress import Progress
 from vea.storage.atomic import new_file, write_bytes
@@ -108,8 +109,10 @@ def _of_texts(kind: str, root: Path, *, split: str) -> list[Lesson]:
     """Returns lessons without a picture: valence and arousal (EmoBank), emotions (GoEmotions)."""
     made: list[Lesson] = []
 
-    def add(key: str, task: str, answer: str, **words: str) -> None:
-        question = Question(f"{key}/{task}", TEXT_TASKS[task].format(**words), row={"class": task, "answer": answer})
+    def add(key: str, task: str, answer: str, value: float | None = None, **words: str) -> None:
+        row = {"class": task, "answer": answer, "truth": value}
+        choices = DIGITS if value is not None else ()
+        question = Question(f"{key}/{task}", TEXT_TASKS[task].format(**words), choices=choices, row=row)
         made.append(Lesson(question, answer, f"{task}, text", kind, split))
 
     if kind == "texts:emobank":
@@ -121,8 +124,8 @@ def _of_texts(kind: str, root: Path, *, split: str) -> list[Lesson]:
             rows = [row for row in csv.DictReader(handle) if row["split"] == part and row["text"].strip()]
         for row in rows:
             for task, column in (("V-reg", "V"), ("A-reg", "A")):
-                digit = round(9 * min(max((float(row[column]) - 1) / 4, 0), 1))
-                add(row["id"], task, str(digit), text=" ".join(row["text"].split()))
+                value = min(max((float(row[column]) - 1) / 4, 0), 1)
+                add(row["id"], task, str(round(9 * value)), value, text=" ".join(row["text"].split()))
         return made
     names = (root / "goemotions" / "labels.txt").read_text(encoding="utf-8").split()
     path = root / "goemotions" / f"{ {'val': 'dev'}.get(split, split) }.tsv"
@@ -190,19 +193,52 @@ def balance(lessons: Sequence[Lesson], *, most: int | None, seed: int) -> list[L
 
 
 def _record(lesson: Lesson, number: int, *, seed: int, image: str | None) -> dict[str, Any]:
-    key = f"{lesson.source}/{lesson.question.key}"
-    template = random.Random(f"{seed} {key}").choice(TEMPLATES if image else TEMPLATES[:1])
-    asked = template.format(q=lesson.question.prompt)
+    text = asked(lesson, seed=seed)
     return {
         "id": f"{number:08d}",
         **({"image": image} if image else {}),
         "conversations": [
-            {"from": "human", "value": f"<image>\n{asked}" if image else asked},
+            {"from": "human", "value": f"<image>\n{text}" if image else text},
             {"from": "gpt", "value": lesson.answer},
         ],
         "task": lesson.name, "class": lesson.kind, "source": Path(lesson.source).name, "key": lesson.question.key,
         "split": lesson.split,
     }  # fmt: skip
+
+
+def ready_lessons(
+    specs: Sequence[str], *, split: str, data: Path | None, seed: int, most: int | None
+) -> tuple[list[Lesson], dict[Path, str], int]:
+    """Returns lessons of which each answer was read back, {picture: SHA-256}, and how many a test split also shows.
+
+    Raises:
+        VeaError: nothing is left to teach.
+        RunError: an answer is not read back by its task's parser.
+    """
+    lessons = collect(specs, split=split, data=data, seed=seed)
+    held_out = held_out_pictures(specs, seed=seed)
+    pictures = [p for p in dict.fromkeys(lesson.question.picture for lesson in lessons) if p is not None]
+    if lost := [p for p in pictures if not p.is_file()]:
+        raise VeaError(f"{len(lost)} pictures are missing, first {lost[0]}; put them there, or take their rows out")
+    digests = {p: _digest(p) for p in pictures}
+    clean = [x for x in lessons if x.question.picture is None or digests[x.question.picture] not in held_out]
+    if not clean:
+        raise VeaError(f"{', '.join(specs)}: nothing to teach in the split {split!r}")
+    kept = balance(clean, most=most, seed=seed)
+    if unread := [lesson for lesson in kept if not read_back(lesson)]:
+        first = unread[0]
+        raise RunError(
+            f"{len(unread)} answers are not read back by their task's parser, first {first.answer!r} to "
+            f"{first.question.prompt[:80]!r} of {first.source}"
+        )
+    return kept, digests, len(lessons) - len(clean)
+
+
+def asked(lesson: Lesson, *, seed: int) -> str:
+    """Returns the question in one of its ten forms, drawn by seed and key; a text's in its own words."""
+    key = f"{lesson.source}/{lesson.question.key}"
+    forms = TEMPLATES if lesson.question.picture is not None else TEMPLATES[:1]
+    return random.Random(f"{seed} {key}").choice(forms).format(q=lesson.question.prompt)
 
 
 def write_instructions(
@@ -227,19 +263,7 @@ def write_instructions(
         VeaError: a source is unknown or empty, or ``split`` is test.
         RunError: an answer is not read back by its task's parser: a fault of the data or of vea.
     """
-    lessons = collect(specs, split=split, data=data, seed=seed)
-    held_out = held_out_pictures(specs, seed=seed)
-    digests = {p: _digest(p) for p in dict.fromkeys(lesson.question.picture for lesson in lessons) if p is not None}
-    clean = [x for x in lessons if x.question.picture is None or digests[x.question.picture] not in held_out]
-    if not clean:
-        raise VeaError(f"{', '.join(specs)}: nothing to teach in the split {split!r}")
-    kept = balance(clean, most=most, seed=seed)
-    if unread := [lesson for lesson in kept if not read_back(lesson)]:
-        first = unread[0]
-        raise RunError(
-            f"{len(unread)} answers are not read back by their task's parser, first {first.answer!r} to "
-            f"{first.question.prompt[:80]!r} of {first.source}"
-        )
+    kept, digests, leaked = ready_lessons(specs, split=split, data=data, seed=seed, most=most)
     folder = out.parent / f"{out.stem}_images"
     folder.mkdir(parents=True, exist_ok=True)
     shown: dict[str, str] = {}
@@ -257,4 +281,4 @@ def write_instructions(
             counts.setdefault(lesson.name, Counter())[lesson.kind] += 1
             bar.advance(1)
     tasks = {name: dict(sorted(held.items())) for name, held in sorted(counts.items())}
-    return {"records": len(kept), "pictures": len(shown), "leaked": len(lessons) - len(clean), "tasks": tasks}
+    return {"records": len(kept), "pictures": len(shown), "leaked": leaked, "tasks": tasks}

@@ -12,6 +12,7 @@ from typing import TypeAlias
 import cv2
 import numpy as np
 
+from vea.data.views.decode import SEARCHED, Encoded, searched, size_of
 from vea.data.views.geometry import cut, square_around
 from vea.errors import VeaError
 from vea.faces.align import cut_turned, eyes_tell, turn_of, turned_back
@@ -19,7 +20,7 @@ from vea.faces.align import cut_turned, eyes_tell, turn_of, turned_back
 Box: TypeAlias = tuple[int, int, int, int]
 Search: TypeAlias = Callable[[np.ndarray], np.ndarray]  # BGR uint8 (H, W, 3) to rows (N, 16), see ``face_search``
 
-DETECTION_SIDE = (320, 960)  # faces are missed in smaller pictures; larger ones are slow and no better
+DETECTION_SIDE = (320, SEARCHED)  # faces are missed in smaller pictures; larger ones are slow and no better
 ANSWER_BYTES = 0x9000  # what the library may write: the number of faces (int32), then 32 bytes for each of up to 1,024
 SURER = 0.15  # what the score of a face must have beyond ``min_score`` where only a turned picture shows it
 LOOK_AGAIN = 128  # pixels to which the square is brought, twice a face's side, in which it is looked for once more
@@ -211,6 +212,30 @@ class FaceDetector:
         low, high = (middle - reach).round(), (middle + reach).round()
         upright = (int(low[0]), int(low[1]), int(high[0]), int(high[1]))
         return Detection(box, score, points, turn=turn, upright=upright)
+
+
+def faces_in(picture: np.ndarray | Encoded, detect: Callable[[np.ndarray], list[Detection]]) -> list[Detection]:
+    """Returns the faces of a picture in its own pixels, searched for at the scale that serves (``searched``)."""
+    seen, size = searched(picture), size_of(picture)
+    found = detect(seen)
+    factor = round(size[0] / seen.shape[1])  # a whole number
+    if factor == 1:
+        return found
+
+    def times(box: Box) -> Box:
+        return box[0] * factor, box[1] * factor, box[2] * factor, box[3] * factor
+
+    faces = []
+    for (box, score), face in zip(found, found):
+        (x0, y0, x1, y1), points = times(box), getattr(face, "points", None)
+        inside = (x0, y0, min(x1, size[0]), min(y1, size[1]))  # the last pixel may stand for fewer
+        upright, turn = times(getattr(face, "upright", box)), getattr(face, "turn", 0.0)
+        faces.append(
+            Detection(
+                inside, score, None if points is None else points * factor, turn=turn, upright=upright if turn else None
+            )
+        )
+    return faces
 
 
 BACKENDS = ("yuface", "yunet")  # in the order in which they are taken

@@ -1,7 +1,7 @@
 """Why a picture may evoke what it evokes: a chain of named evidence, without a language model.
 
 from vea.inference.evidence import Chain
-for line in Chain().explain(read_image("photo.jpg")):
+for line in Chain().explain(read_picture("photo.jpg")):
     print(line.step, line.component, line.text)
 
 The form is Empatheia's chain of empathy (arXiv 2502.04976): event, emotion, cause, and goal and response if asked. Each
@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 
 from vea.data.views.appearance import main_colors, thinned
+from vea.data.views.decode import Encoded, at_scale, searched
 from vea.errors import VeaError
 from vea.inference.predict import Predictor, load
 from vea.inference.results import Prediction, Scene
@@ -168,14 +169,14 @@ class Chain:
         self.faces: Predictor = faces or load("expression", device=device)
         self.persons, self.like = persons, like
 
-    def explain(self, image: np.ndarray, *, respond: bool = False) -> list[Line]:
-        """Returns five lines about RGB uint8 (H, W, 3), seven with ``respond``: a goal and a response.
+    def explain(self, image: np.ndarray | Encoded, *, respond: bool = False) -> list[Line]:
+        """Returns five lines about a picture, encoded or RGB uint8 (H, W, 3).
 
-        Persons and photographs alike, where asked for, have a line each behind the faces' and the looks' line. About
-        thirty forward passes of the scene model. Without a face detector the line of faces says so.
+        With ``respond`` two more. Persons and photographs alike, where asked for, have a line each behind the faces'
+        and the looks' line. About thirty forward passes of the scene model; without a face detector a line says so.
         """
         scene, view = self.scene.look(image), self.scene.view(image)
-        if thinned(image).reshape(-1, 3).std(0).max() < BLANK:
+        if thinned(searched(image)).reshape(-1, 3).std(0).max() < BLANK:
             return blank_lines(image, scene, respond=respond)
         try:
             (found,) = self.faces.predict(image)
@@ -194,7 +195,7 @@ class Chain:
         ]
         return [*lines, *answer_lines(scene)] if respond else lines
 
-    def region_line(self, image: np.ndarray, view: np.ndarray, found: Prediction) -> Line:
+    def region_line(self, image: np.ndarray | Encoded, view: np.ndarray, found: Prediction) -> Line:
         """Returns which region of the picture the answer hangs on."""
         component = REGIONS
         region = find_region(self.scene, view)
@@ -260,22 +261,23 @@ def faces_line(found: Prediction) -> Line:
     return Line("event", component, text, data={"faces": named})
 
 
-def persons_line(image: np.ndarray, detector: Detection) -> Line:
+def persons_line(image: np.ndarray | Encoded, detector: Detection) -> Line:
     """Returns how many people there are, and the share of the picture that the most prominent one takes."""
-    (found,) = detector.rows([detector.prepare(image, {})])
+    pixels = at_scale(image, least=1.0)
+    (found,) = detector.rows([detector.prepare(pixels, {})])
     if not found["boxes"]:
         return nothing("event", PERSONS, "nobody was found", persons=[])
     x0, y0, x1, y1 = found["boxes"][0]
-    share = (x1 - x0) * (y1 - y0) / (image.shape[0] * image.shape[1])
+    share = (x1 - x0) * (y1 - y0) / (pixels.shape[0] * pixels.shape[1])
     count = len(found["boxes"])
     one = "1 person, in" if count == 1 else f"{count} people, the most prominent in"
     data = [{"box": box, "score": score} for box, score in zip(found["boxes"], found["scores"])]
     return Line("event", PERSONS, f"{one} {share:.0%} of the picture", data={"persons": data})
 
 
-def looks_line(image: np.ndarray, scene: Scene) -> Line:
+def looks_line(image: np.ndarray | Encoded, scene: Scene) -> Line:
     """Returns how the picture looks: brightness, colorfulness and its main colours."""
-    colors = {name: round(share, 3) for name, share in main_colors(thinned(image)).items()}
+    colors = {name: round(share, 3) for name, share in main_colors(thinned(searched(image))).items()}
     most = [f"{name} {share:.0%}" for name, share in list(colors.items())[:3] if share >= 0.05]
     text = f"brightness {scene.brightness:.1f}, colorfulness {scene.colorfulness:.1f} of 1; {', '.join(most)}"
     data = {"brightness": scene.brightness, "colorfulness": scene.colorfulness, "colors": colors}
@@ -295,7 +297,7 @@ def emotion_line(scene: Scene) -> Line:
     return Line("emotion", "scene model", f"may evoke something {' and '.join(sure)}: {numbers}", data=data)
 
 
-def blank_lines(image: np.ndarray, scene: Scene, *, respond: bool) -> list[Line]:
+def blank_lines(image: np.ndarray | Encoded, scene: Scene, *, respond: bool) -> list[Line]:
     """Returns the chain of a picture of one tone: how it looks, and no evidence for anything else."""
     reason = "the picture is of one tone"
     steps: list[tuple[Step, str]] = [("emotion", "scene model"), ("cause", REGIONS), ("cause", CHANGED)]

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from vea.config import RECIPES, ExplainConfig
+from vea.data.views.decode import Encoded
 from vea.data.views.views import Views
 from vea.distributed.runtime import compute_device
 from vea.errors import VeaError
@@ -37,8 +38,10 @@ def load_explainer(run: str | Path, *, device: str = "cpu", prefer: str = "best"
 
 
 @torch.inference_mode()
-def explain(task: ExplainTask, images: Sequence[np.ndarray], *, emotion: str | None = None) -> list[tuple[str, str]]:
-    """Returns (emotion, explanation) of RGB uint8 images (H, W, 3); ``emotion`` is the one to explain, else chosen."""
+def explain(
+    task: ExplainTask, images: Sequence[np.ndarray | Encoded], *, emotion: str | None = None
+) -> list[tuple[str, str]]:
+    """Returns (emotion, explanation) of pictures, encoded or RGB uint8 (H, W, 3); ``emotion`` is to be explained."""
     views = Views(task.config.augment, seed=0, channels=3, train=False)
     stacked = np.stack([views.one(image, key="") for image in images])
     device = next(task.parameters()).device

@@ -24,12 +24,13 @@ from vea.data.loading.loader import eval_loader
 from vea.data.sample import Sample
 from vea.data.shards.plan import write_dataset
 from vea.data.shards.writer import Records, Skipped
+from vea.data.views.decode import Encoded, at_scale
 from vea.data.views.formats import passed_over
-from vea.data.views.geometry import cut_turned, square_around
-from vea.data.views.pictures import read_image
+from vea.data.views.pictures import read_picture
+from vea.data.views.views import cut_face
 from vea.distributed import runtime as vea_runtime
 from vea.errors import VeaError
-from vea.faces.detect import Box, Detection, face_detector
+from vea.faces.detect import Box, Detection, face_detector, faces_in
 from vea.inference.evaluate import collect
 from vea.storage.atomic import write_text
 from vea.tasks.recognise_metrics import RecogniseMetrics
@@ -127,7 +128,9 @@ def _looked_at(
     detect = _detector(region, say)
     if detect is not None and region == "auto":
         some = found[:: max(1, len(found) // LOOKED_AT)]
-        with_face = sum(bool(image is not None and detect(image)) for image in (_read(path) for _, path in some))
+        with_face = sum(
+            bool(image is not None and faces_in(image, detect)) for image in (_read(path) for _, path in some)
+        )
         many = 2 * with_face > len(some)
         say(f"{with_face} of {len(some)} pictures have a face: {'faces' if many else 'whole pictures'} are looked at")
         detect = detect if many else None
@@ -137,35 +140,34 @@ def _looked_at(
     lost: list[tuple[Path, str]] = []
     for label, path in found:
         try:
-            image = read_image(path)
+            image = read_picture(path)
         except VeaError as error:
             lost.append((path, str(error).removeprefix(f"{path}: ")))
             continue
         if detect is not None:
-            faces = detect(image)
+            faces = faces_in(image, detect)
             if not faces:
                 lost.append((path, "no face was found"))
                 continue
             boxes[path] = faces[0].upright, faces[0].turn
-        pictures.append(look_at(path, label, image))
+        pictures.append(look_at(path, label, at_scale(image, least=1.0)))
     return pictures, boxes, kind, lost
 
 
-def _read(path: Path) -> np.ndarray | None:
+def _read(path: Path) -> np.ndarray | Encoded | None:
     try:
-        return read_image(path)
+        return read_picture(path)
     except VeaError:
         return None
 
 
-def _stored(picture: Picture, face: Face | None) -> tuple[bytes, str]:
+def _stored(picture: Picture, face: Face | None, *, size: int) -> tuple[bytes, str]:
     """Returns the encoded picture and its extension: its file as it is, or without loss what ``predict`` cuts out."""
     data = picture.path.read_bytes()
     if face is None and data[:3] == b"\xff\xd8\xff":
         return data, "jpg"
-    image = read_image(data)
+    image = at_scale(read_picture(data), least=1.0) if face is None else cut_face(read_picture(data), *face, size=size)
     if face is not None:
-        image = cut_turned(image, square_around(face[0]), face[1])
         factor = max(1, image.shape[0] // (LARGEST_FACE // 2))
         if image.shape[0] >= LARGEST_FACE:
             side = round(image.shape[0] / factor)
@@ -192,12 +194,13 @@ def _prepare(
     if not same and run.exists() and (not run.is_dir() or any(run.iterdir())):
         raise VeaError(f"--out: {run} holds something already, and not a model of these pictures; choose another --out")
 
+    size = open_model(MODELS["face"]).task.config.augment.image_size if kind == "face" else 0
     run.mkdir(parents=True, exist_ok=True)
     write_text(note, json.dumps({"folder": folder.resolve().name, "region": kind, "pictures": told}, indent=1))
 
     def records(split: str, some: list[Picture]) -> Records:
         def load(i: int) -> Sample | Skipped:
-            data, extension = _stored(some[i], boxes.get(some[i].path))
+            data, extension = _stored(some[i], boxes.get(some[i].path), size=size)
             key, labels = key_of(some[i], folder), {field: some[i].label}
             return Sample(key, data, extension, labels, source=folder.name, split=split)
 

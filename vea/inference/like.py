@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from vea.data.shards.reader import ShardReader
-from vea.data.views.decode import CorruptImage, decode
+from vea.data.views.decode import CorruptImage, Encoded, decode
 from vea.errors import VeaError
 from vea.inference.evidence import Line, nothing
 from vea.inference.scene import SceneReader
@@ -77,7 +77,7 @@ class Like:
         standard = (rows - self.mean) / self.sd
         return standard / np.linalg.norm(standard, axis=-1, keepdims=True).clip(1e-9)
 
-    def line(self, image: np.ndarray) -> Line:
+    def line(self, image: np.ndarray | Encoded) -> Line:
         """Returns the photographs most like RGB uint8 (H, W, 3), with their captions and norms."""
         component = f"scene model, photographs of {self.name}"
         alike = self.units @ self._unit(self.reader.features(image))

@@ -21,7 +21,8 @@ import cv2
 import numpy as np
 
 import vea
-from vea.data.views.pictures import read_image
+from vea.data.views.decode import at_scale
+from vea.data.views.pictures import read_picture
 from vea.errors import VeaError
 from vea.faces.align import crop_square
 from vea.inference.annotate import annotated, shown
@@ -108,12 +109,13 @@ def answer(predictor: Predictor, visitors: Visitors, path: str | None, chain: Ch
     if not path:
         return ("Choose a photograph.", *nothing)
     try:
-        image = read_image(path)
+        image = read_picture(path)
         (found,) = predictor.predict(image)
+        pixels = at_scale(image, least=1.0)
     except VeaError as error:
         return (_told(path, error), *nothing)
     lines = [[line.step, line.text, line.component] for line in chain.explain(image)] if chain else None
-    picture = kept(annotated(image, found.faces), "faces.jpg")
+    picture = kept(annotated(pixels, found.faces), "faces.jpg")
     if not found.probabilities:
         return ("No face was found in this picture.", picture, *nothing[2:], lines)
     name = found.expression or found.emotion
@@ -124,7 +126,7 @@ def answer(predictor: Predictor, visitors: Visitors, path: str | None, chain: Ch
         for number, face in enumerate(found.faces, start=1)
     ]
     labels = [[label, str(value.value)] for label, value in found.attributes.items()]
-    return told, picture, found.probabilities, rows, labels, kept(why(predictor, image, found), "why.jpg"), lines
+    return told, picture, found.probabilities, rows, labels, kept(why(predictor, pixels, found), "why.jpg"), lines
 
 
 def answer_many(predictor: Predictor, visitors: Visitors, paths: list[str]) -> tuple[list[list[Any]], str | None]:
@@ -153,7 +155,7 @@ def answer_why(explainer: ExplainTask, path: str | None, emotion: str) -> str:
         return "Choose a picture."
     asked = None if emotion == OWN_CHOICE else emotion
     try:
-        ((named, words),) = explain(explainer, [read_image(path)], emotion=asked)
+        ((named, words),) = explain(explainer, [read_picture(path)], emotion=asked)
     except VeaError as error:
         return _told(path, error)
     return f"**{named}** because {words}" if words else f"**{named}**"

@@ -17,12 +17,12 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from vea.data.views.decode import say_once
-from vea.data.views.pictures import ImageLike, is_single, read_image, read_view
+from vea.data.views.decode import Encoded, say_once
+from vea.data.views.pictures import ImageLike, is_single, read_picture, read_view
 from vea.data.views.views import Views
 from vea.distributed.runtime import compute_device
 from vea.errors import RunError, VeaError
-from vea.faces.detect import Box, Detection, face_detector
+from vea.faces.detect import Box, Detection, face_detector, faces_in
 from vea.faces.video import is_video
 from vea.inference.results import Attribute, Face, Prediction
 from vea.models.cnn import fold_norms
@@ -166,11 +166,11 @@ class Predictor:
         for image in images:
             try:
                 if detect_faces and self.reads_faces:
-                    array = read_image(image, urls=urls)
-                    faces = self._faces(array)
-                    crops += [self._crop(array, face) for face in faces]
+                    picture = read_picture(image, urls=urls)
+                    faces = self._faces(picture)
+                    crops += [self._crop(picture, face) for face in faces]
                     waiting.append(faces)
-                    del array  # not kept while the caller works on what is yielded
+                    del picture  # not kept while the caller works on what is yielded
                 else:  # as in evaluation
                     crops.append(read_view(image, self._view.scene, urls=urls))
                     waiting.append(None)
@@ -181,12 +181,12 @@ class Predictor:
                 waiting, crops = [], []
         yield from self._classified(waiting, crops)
 
-    def _faces(self, array: np.ndarray) -> list[Detection]:
+    def _faces(self, picture: np.ndarray | Encoded) -> list[Detection]:
         if self._detect is None:
             self._detect = face_detector()
-        return self._detect(array)
+        return faces_in(picture, self._detect)
 
-    def _crop(self, array: np.ndarray, face: tuple[Box, float]) -> np.ndarray:
+    def _crop(self, array: np.ndarray | Encoded, face: tuple[Box, float]) -> np.ndarray:
         if isinstance(face, Detection):
             return self._view.face(array, face.upright, turn=face.turn)
         return self._view.face(array, face[0])

@@ -1,7 +1,7 @@
 """The scene model that ships, alone and beside the expressions of faces.
 
 from vea.inference.scene import load_scene
-scene = load_scene().look(read_image("photo.jpg"))
+scene = load_scene().look(read_picture("photo.jpg"))
 print(scene.valence, scene.valence_sd, scene.quadrant, scene.brightness)
 """
 
@@ -15,8 +15,9 @@ import numpy as np
 import torch
 
 from vea.data.views.appearance import brightness_of, colorfulness_of, thinned
+from vea.data.views.decode import Encoded, searched, size_of
 from vea.data.views.geometry import eval_window
-from vea.data.views.pictures import ImageLike, read_image
+from vea.data.views.pictures import ImageLike, read_picture
 from vea.data.views.views import Views
 from vea.distributed.runtime import compute_device
 from vea.errors import VeaError
@@ -44,13 +45,13 @@ class SceneReader:
         self._crop = config.augment.eval_crop
         self._views = Views(config.augment, seed=0, channels=config.model.channels, train=False)
 
-    def view(self, image: np.ndarray) -> np.ndarray:
-        """Returns what the network sees of RGB uint8 (H, W, 3): the centre square, (``size``, ``size``, 3)."""
+    def view(self, image: np.ndarray | Encoded) -> np.ndarray:
+        """Returns what the network sees, the centre square (``size``, ``size``, 3), of a picture, encoded or not."""
         return self._views.one(image, key="")
 
-    def window(self, image: np.ndarray) -> tuple[int, int, int, int]:
+    def window(self, image: np.ndarray | Encoded) -> tuple[int, int, int, int]:
         """Returns (x0, y0, x1, y1) of that square in pixels of the picture."""
-        height, width = image.shape[:2]
+        width, height = size_of(image)
         return eval_window(width=width, height=height, image_size=self.size, eval_crop=self._crop)
 
     def values(self, views: Sequence[np.ndarray]) -> np.ndarray:
@@ -61,16 +62,16 @@ class SceneReader:
         return np.clip(answers, LOW, HIGH)
 
     @torch.inference_mode()
-    def features(self, image: np.ndarray) -> np.ndarray:
-        """Returns (D,) float32: what the frozen network gives its two heads to read of RGB uint8 (H, W, 3)."""
+    def features(self, image: np.ndarray | Encoded) -> np.ndarray:
+        """Returns (D,) float32: what the frozen network gives its two heads to read of a picture."""
         task = self.predictor.task
         view = torch.from_numpy(self.view(image)).permute(2, 0, 1)[None].to(self.predictor.device)
         return task.encoder(task.normalise(view))[0].float().cpu().numpy()
 
-    def look(self, image: np.ndarray) -> Scene:
-        """Returns what RGB uint8 (H, W, 3) evokes and how it looks."""
+    def look(self, image: np.ndarray | Encoded) -> Scene:
+        """Returns what a picture, encoded or RGB uint8 (H, W, 3), evokes and how it looks."""
         ((valence, arousal),) = self.values([self.view(image)]).tolist()
-        seen = thinned(image)
+        seen = thinned(searched(image))
         looks = (round(measure(seen), 1) for measure in (brightness_of, colorfulness_of))
         return Scene(valence, arousal, *self.sd.tolist(), *looks)
 
@@ -101,7 +102,7 @@ def look(
 ) -> Iterator[Look | VeaError]:
     """Yields, in order, what each image shows, or the ``VeaError`` that says why it cannot be read.
 
-    Each image is decoded once; memory does not grow with their number.
+    Each image is read once, and decoded at the scales that serve; memory does not grow with their number.
 
     Args:
         images: anything that ``vea.data.views.pictures.read_image`` reads.
@@ -115,15 +116,15 @@ def look(
     """
     waiting: deque[Scene | VeaError | None] = deque()  # one an image, before its faces are known
 
-    def readable() -> Iterator[np.ndarray]:
+    def readable() -> Iterator[np.ndarray | Encoded]:
         for image in images:
             try:
-                array = read_image(image, urls=urls)
+                picture = read_picture(image, urls=urls)
             except VeaError as error:
                 waiting.append(error)
                 continue
-            waiting.append(scene.look(array) if scene else None)
-            yield array
+            waiting.append(scene.look(picture) if scene else None)
+            yield picture
 
     found: Iterator[Prediction | VeaError | None]
     found = faces.stream(readable(), detect_faces=detect_faces) if faces else (None for _ in readable())

@@ -53,39 +53,42 @@ def fit_ridge(x: Tensor, y: Tensor, *, ridge: float) -> Tensor:
     return torch.cat([slope, (middle - centre @ slope)[None]])
 
 
-def grouped_ridge(x: Tensor, y: Tensor, groups: Tensor, *, folds: int = 5) -> tuple[Tensor, float]:
-    """Returns ((D + 1,) weights for rows as given, the penalty): ridge whose penalty suits groups that were left out.
+def grouped_ridge(x: Tensor, y: Tensor, groups: Tensor, *, folds: int = 5) -> tuple[Tensor, list[float]]:
+    """Returns ((D + 1, T) weights for rows as given, T penalties): ridge whose penalty suits groups left out.
 
-    Features are standardised by their own rows. The penalty of ``RIDGES`` whose predictions for left-out groups have
-    the best CCC is taken; groups never cross the ``folds``. One eigendecomposition a fold serves all; float64.
+    Features are standardised by their own rows. For each target the penalty of ``RIDGES`` is taken whose predictions
+    for left-out groups have the best CCC; groups never cross the ``folds``. One eigendecomposition a fold serves all
+    penalties and targets; float64.
 
     Args:
         x: (N, D).
-        y: (N,).
+        y: (N, T).
         groups: int (N,), equal where pictures belong together.
         folds: how many parts of the groups are left out in turn.
     """
     names, numbers = groups.unique(return_inverse=True)
     order = torch.randperm(len(names), generator=torch.Generator().manual_seed(0))
     fold = order[numbers] % folds
-    left_out = torch.empty(len(RIDGES), len(y), dtype=torch.float64)
+    left_out = torch.empty(len(RIDGES), *y.shape, dtype=torch.float64)
     for k in range(folds):
         weights = _ridges(x[fold != k], y[fold != k])
-        left_out[:, fold == k] = (x[fold == k].double() @ weights[:-1] + weights[-1]).T
-    best = max(range(len(RIDGES)), key=lambda i: ccc(left_out[i], y))
-    return _ridges(x, y)[:, best], RIDGES[best]
+        left_out[:, fold == k] = x[fold == k].double() @ weights[:, :-1] + weights[:, -1:]
+    targets = range(y.shape[1])
+    best = [max(range(len(RIDGES)), key=lambda i: ccc(left_out[i, :, t], y[:, t])) for t in targets]
+    weights = _ridges(x, y)
+    return torch.stack([weights[best[t], :, t] for t in targets], 1), [RIDGES[i] for i in best]
 
 
 def _ridges(x: Tensor, y: Tensor) -> Tensor:
-    """Returns (D + 1, R) float64: the ridge of each penalty of ``RIDGES`` on standardised features, for raw ones."""
+    """Returns (R, D + 1, T) float64: the ridge of each penalty of ``RIDGES`` on standardised features, for raw ones."""
     x, y = x.double(), y.double()
-    centre, deviation, middle = x.mean(0), x.std(0).clamp(min=1e-6), y.mean()
+    centre, deviation, middle = x.mean(0), x.std(0).clamp(min=1e-6), y.mean(0)
     z = (x - centre) / deviation
     values, vectors = torch.linalg.eigh(z.T @ z)
-    turned = vectors.T @ (z.T @ (y - middle))
+    turned = vectors.T @ (z.T @ (y - middle))  # (D, T)
     penalties = torch.tensor(RIDGES, dtype=torch.float64) * len(x)
-    slopes = vectors @ (turned[:, None] / (values[:, None] + penalties)) / deviation[:, None]
-    return torch.cat([slopes, (middle - centre @ slopes)[None]])
+    slopes = vectors @ (turned / (values + penalties[:, None])[..., None]) / deviation[:, None]  # (R, D, T)
+    return torch.cat([slopes, (middle - centre @ slopes)[:, None]], 1)
 
 
 def ccc(prediction: Tensor, target: Tensor) -> float:

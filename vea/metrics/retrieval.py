@@ -8,18 +8,21 @@ from torch import Tensor
 from vea.metrics.captions import caption_scores as caption_scores  # one place to find metrics
 
 
-def retrieval_recall(image: Tensor, text: Tensor, owner: Tensor) -> dict[str, float]:
-    """Returns recall at 1 and 5, both directions.
+def retrieval_recall(
+    image: Tensor, text: Tensor, owner: Tensor, *, ranks: tuple[int, ...] = (1, 5)
+) -> dict[str, float]:
+    """Returns recall at each of ``ranks``, both directions.
 
     Args:
         image: (N, D), rows of unit length.
         text: (M, D), rows of unit length.
         owner: int (M,), the row of ``image`` that each text belongs to.
+        ranks: k of recall at k, none above N or M.
     """
     similarity = image @ text.T  # (N, M)
     own = owner[None, :] == torch.arange(len(image))[:, None]
     figures = {}
-    for k in (1, 5):
+    for k in ranks:
         found = own.gather(1, similarity.topk(k, dim=1).indices).any(1)
         figures[f"image_to_text_r{k}"] = round(float(found.float().mean()), 4)
         found = (similarity.topk(k, dim=0).indices == owner[None, :]).any(0)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from vea.config import ClassifierConfig
+from vea.errors import VeaError
 
 
 class LinearHeads(nn.Module):
@@ -108,3 +112,24 @@ def activations(logits: Mapping[str, Tensor], kinds: Mapping[str, str]) -> Tenso
 def pool_tokens(features: Tensor, *, pool: str, num_prefix_tokens: int = 1) -> Tensor:
     """Returns (B, D) of a transformer's (B, N, D): the class token (``cls``) or the mean patch token (``avg``)."""
     return features[:, 0] if pool == "cls" else features[:, num_prefix_tokens:].mean(1)
+
+
+def build_heads(
+    model: ClassifierConfig, features: int, *, kinds: Mapping[str, str], classes: Mapping[str, int]
+) -> nn.Module:
+    """Returns the heads on ``features`` pooled numbers; ``kinds`` and ``classes`` (outputs) are by target.
+
+    Raises:
+        VeaError: the config contradicts itself, or the first target has no other to learn from.
+    """
+    if not model.attribute_module and model.bottleneck == "off":
+        return LinearHeads(features, classes=classes, drop_rate=model.drop_rate)
+    if model.attribute_module and model.bottleneck != "off":
+        raise VeaError("model.attribute_module and model.bottleneck exclude each other; set one of them")
+    if len(classes) < 2:
+        key = "attribute_module" if model.attribute_module else "bottleneck"
+        raise VeaError(f"model.{key} needs a second target to learn from; add attributes to targets")
+    given: dict[str, Any] = {"kinds": kinds, "classes": classes, "drop_rate": model.drop_rate}
+    if model.attribute_module:
+        return AttributeHeads(features, **given)
+    return BottleneckHeads(features, **given, joint=model.bottleneck == "joint")

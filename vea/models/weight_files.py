@@ -72,16 +72,20 @@ def read_file(path: str | Path) -> tuple[StateDict, argparse.Namespace]:
     return _timm_registers(weights), arguments if isinstance(arguments, argparse.Namespace) else argparse.Namespace()
 
 
+def is_program(path: Path) -> bool:
+    """Returns whether a file is a TorchScript archive, as OpenAI's CLIP comes: a program with weights."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") or "/code/" in name for name in archive.namelist())
+
+
 def _refuse_programs(path: Path) -> None:
-    """Raises ``VeaError`` for a TorchScript archive, as OpenAI's CLIP comes: it is a program with weights."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-        if any(name.endswith("/constants.pkl") or "/code/" in name for name in names):
-            raise VeaError(
-                f"model.encoder.pretrained: {path} is a TorchScript archive, which is a program; where you trust it, "
-                "write its weights with torch.save(torch.jit.load(FILE).state_dict(), NEW_FILE)"
-            )
+    if is_program(path):
+        raise VeaError(
+            f"model.encoder.pretrained: {path} is a TorchScript archive, which is a program; where you trust it, "
+            "write its weights with torch.save(torch.jit.load(FILE).state_dict(), NEW_FILE)"
+        )
 
 
 def _timm_registers(weights: StateDict) -> StateDict:

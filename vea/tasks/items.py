@@ -1,22 +1,23 @@
-"""The items of vea's tasks: two masked views with a text, or one view with its labels."""
+"""The items of vea's tasks: two masked views with a text, one view with its labels, or one with several texts."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from vea.config import DatasetRef, FinetuneConfig, PretrainConfig, RecogniseConfig, RunConfig
+from vea.config import AlignConfig, DatasetRef, FinetuneConfig, PretrainConfig, RecogniseConfig, RunConfig
 from vea.data.loading.collate import Item, LabelEncoder, mask_chances, mask_noise
 from vea.data.loading.items import Drawn, ItemMaker, ItemSpec, Place
 from vea.data.loading.order import KeyedUniforms, keyed_words
 from vea.data.loading.sets import ShardSet
-from vea.data.prompts import NO_TEXT, prompt
+from vea.data.prompts import NO_TEXT, attribute_prompt, prompt
 from vea.data.streams.stream import StreamSet
 from vea.data.streams.urls import is_stream
-from vea.data.views.decode import Encoded
+from vea.data.views.decode import CorruptImage, Encoded
 from vea.data.views.person import head_window
 from vea.data.views.salient import salient_cells, salient_noise, salient_patches
 from vea.data.views.views import Views
@@ -28,6 +29,8 @@ def item_spec(config: RunConfig) -> ItemSpec:
     """Returns what the task of ``config`` tells the loaders, without building the task."""
     if isinstance(config, PretrainConfig):
         return PretrainItems(config)
+    if isinstance(config, AlignConfig):
+        return AlignItems(config, {})
     if isinstance(config, FinetuneConfig):
         return LabelItems(config, channels=config.model.channels if isinstance(config, RecogniseConfig) else 3)
     raise VeaError(f"recipe {config.recipe!r} reads no data")
@@ -203,6 +206,65 @@ class _LabelMaker(ItemMaker):
     def empty(self, shards: ShardSet, image: np.ndarray, *, key: str, place: Place) -> Item:
         labels = self.encoder.encode({}, key=key, known={})
         return Item(key, place[1], {"image": image}, lists={"texts": []}, labels=labels)
+
+
+def texts_of(metadata: dict[str, Any], *, kind: str) -> list[str]:
+    """Returns the texts that may stand for a sample: its captions; ``all``: the sentences of its attributes too."""
+    captions = [text.strip() for text in metadata.get("text") or [] if text.strip()]
+    if kind == "captions":
+        return captions
+    labels = metadata.get("labels") or {}
+    return [*captions, *filter(None, (attribute_prompt(labels), attribute_prompt(labels, emotion=False)))]
+
+
+class AlignItems:
+    """Items of aligning: ``image``, or ``features`` where they are kept, and ``texts``, as many as are drawn."""
+
+    def __init__(self, config: AlignConfig, kept: dict[str, np.ndarray]) -> None:
+        self.config, self.kept = config, kept
+
+    def open_set(self, ref: DatasetRef) -> ShardSet:
+        """Returns a set."""
+        return ShardSet(ref)
+
+    def maker(self, sets: Sequence[ShardSet], *, train: bool) -> ItemMaker:
+        """Returns the maker."""
+        return _AlignMaker(self.config, self.kept, train=train)
+
+
+class _AlignMaker(ItemMaker):
+    def __init__(self, config: AlignConfig, kept: dict[str, np.ndarray], *, train: bool) -> None:
+        views = Views(config.augment, seed=config.seed, train=train and not config.model.cache)
+        super().__init__(views, num_views=1)
+        self.kept, self.train, self.seed, self.objective = kept, train, config.seed, config.objective
+
+    def item(self, drawn: Drawn) -> Item:
+        texts = texts_of(drawn.metadata, kind=self.objective.texts)
+        if self.train and texts:  # the first of a keyed order, again from the front where there are too few
+            numbers = KeyedUniforms("texts", self.seed, drawn.pass_number, drawn.key).random(len(texts))
+            order = sorted(range(len(texts)), key=lambda i: float(numbers[i]))
+            texts = [texts[order[i % len(order)]] for i in range(self.objective.captions)]
+        texts = texts or [""] * (self.objective.captions if self.train else 1)
+        lists = {"texts": texts, "set": drawn.shards.name}
+        if not self.kept:
+            image = self.views.one(drawn.encoded, key=drawn.key, pass_number=drawn.pass_number)
+            return Item(drawn.key, drawn.place[1], {"image": image}, lists=lists)
+        row = self.kept.get(place_of(drawn.shards.name, drawn.key))
+        if row is None:
+            raise CorruptImage("it has no features")
+        return Item(drawn.key, drawn.place[1], {"image": np.zeros((1, 1, 3), np.uint8)}, {"features": row}, lists)
+
+    def empty(self, shards: ShardSet, image: np.ndarray, *, key: str, place: Place) -> Item:
+        lists = {"texts": [""], "set": shards.name}
+        if not self.kept:
+            return Item(key, place[1], {"image": image}, lists=lists)
+        row = np.zeros_like(next(iter(self.kept.values())))
+        return Item(key, place[1], {"image": np.zeros((1, 1, 3), np.uint8)}, {"features": row}, lists)
+
+
+def place_of(name: str, key: str) -> str:
+    """Returns how the features of a sample are called: by its set and its key."""
+    return f"{name}|{key}"
 
 
 def infer_num_patches(config: PretrainConfig) -> int:

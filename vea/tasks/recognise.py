@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from vea.config import ClassifierConfig, RecogniseConfig
 from vea.distributed import collectives
 from vea.errors import VeaError, did_you_mean
+from vea.losses.adversarial import reverse_gradient
 from vea.losses.affect import ccc_loss, class_weights, multilabel_loss
 from vea.losses.classification import calibrated, imitation, mix_images, mix_targets, soft_cross_entropy, soft_targets
 from vea.models.cnn import build_network
-from vea.models.heads import AttributeHeads, BottleneckHeads, LinearHeads, pool_tokens
+from vea.models.heads import LinearHeads, build_heads, pool_tokens
 from vea.models.weights import load_encoder
 from vea.tasks.base import Batch, Task
 from vea.tasks.items import LabelItems
@@ -63,27 +64,6 @@ def build_trunk(config: ClassifierConfig, *, image_size: int) -> nn.Module:
         )
     except (TypeError, RuntimeError, OSError) as error:
         raise VeaError(f"model.encoder {encoder.name}: {str(error).splitlines()[0]}") from None
-
-
-def build_heads(
-    model: ClassifierConfig, features: int, *, kinds: Mapping[str, str], classes: Mapping[str, int]
-) -> nn.Module:
-    """Returns the heads on ``features`` pooled numbers; ``kinds`` and ``classes`` (outputs) are by target.
-
-    Raises:
-        VeaError: the config contradicts itself, or the first target has no other to learn from.
-    """
-    if not model.attribute_module and model.bottleneck == "off":
-        return LinearHeads(features, classes=classes, drop_rate=model.drop_rate)
-    if model.attribute_module and model.bottleneck != "off":
-        raise VeaError("model.attribute_module and model.bottleneck exclude each other; set one of them")
-    if len(classes) < 2:
-        key = "attribute_module" if model.attribute_module else "bottleneck"
-        raise VeaError(f"model.{key} needs a second target to learn from; add attributes to targets")
-    given: dict[str, Any] = {"kinds": kinds, "classes": classes, "drop_rate": model.drop_rate}
-    if model.attribute_module:
-        return AttributeHeads(features, **given)
-    return BottleneckHeads(features, **given, joint=model.bottleneck == "joint")
 
 
 class RecogniseTask(Task):
@@ -133,6 +113,10 @@ class RecogniseTask(Task):
         features: int = self.encoder.num_features  # type: ignore[assignment]
         kinds = {name: field.kind for name, field in self.fields.items()}
         self.heads = build_heads(model, features, kinds=kinds, classes=outputs)
+        self.unlearned = {name: self._unlearned(name, fields) for name in config.adversarial}
+        if self.unlearned:
+            classes = {name: len(field.classes) for name, field in self.unlearned.items()}
+            self.adverse = LinearHeads(features, classes=classes, drop_rate=0.0)
         self._balance(counts or {})
         # Buffers, so that the statistics travel with the weights and a resume or an evaluation cannot mistake them.
         mean, std = STATISTICS[model.channels]
@@ -140,6 +124,13 @@ class RecogniseTask(Task):
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
         self._freeze(model.train)
         self._taught(teachers)
+
+    def _unlearned(self, name: str, fields: dict[str, LabelField]) -> LabelField:
+        if name not in fields or fields[name].kind != "class" or name in self.config.targets:
+            raise VeaError(
+                f"adversarial: {name!r} is to be a class label of the data, and no target{did_you_mean(name, fields)}"
+            )
+        return fields[name]
 
     def _taught(self, teachers: Sequence[RecogniseTask]) -> None:
         """Keeps the teachers outside the modules: neither checkpoints nor averages nor DDP shall find them."""
@@ -222,16 +213,18 @@ class RecogniseTask(Task):
         x = (x.expand(-1, channels, -1, -1) - self.mean) / self.std
         return x if self.is_transformer else x.contiguous(memory_format=torch.channels_last)
 
-    def logits(self, x: Tensor) -> dict[str, Tensor]:
-        """Returns {target: logits (B, C) fp32} of normalised images (B, C, H, W)."""
+    def features(self, x: Tensor) -> Tensor:
+        """Returns the encoder's pooled features (B, F) of normalised images (B, C, H, W)."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.model.train != "linear"):
             if self.is_transformer:
                 pool = "avg" if self.config.model.pool == "default" else self.config.model.pool
                 tokens = self.encoder.forward_features(x)  # type: ignore[operator]
-                features = pool_tokens(tokens, pool=pool, num_prefix_tokens=self.encoder.num_prefix_tokens)  # type: ignore[arg-type]
-            else:
-                features = self.encoder(x)
-        return self.heads(features)
+                return pool_tokens(tokens, pool=pool, num_prefix_tokens=self.encoder.num_prefix_tokens)  # type: ignore[arg-type]
+            return self.encoder(x)
+
+    def logits(self, x: Tensor) -> dict[str, Tensor]:
+        """Returns {target: logits (B, C) fp32} of normalised images (B, C, H, W)."""
+        return self.heads(self.features(x))
 
     def _target(self, labels: Tensor, *, field: LabelField) -> Tensor:
         """Returns what a head learns: class masses, a label set, or a value with its scale mapped to [-1, 1]."""
@@ -269,7 +262,8 @@ class RecogniseTask(Task):
         """
         mix, distill = self.config.mix, self.config.distill
         images = batch["image"]
-        targets = {name: self._target(batch["labels"][name], field=field) for name, field in self.fields.items()}
+        learned = {**self.fields, **self.unlearned}
+        targets = {name: self._target(batch["labels"][name], field=field) for name, field in learned.items()}
         answers: dict[str, Tensor] | None = None
         if distill.calibrate:
             answers = self._answers(images)
@@ -280,13 +274,17 @@ class RecogniseTask(Task):
             images, partner, share = mix_images(images.float(), mixup=mix.mixup, cutmix=mix.cutmix)
             answers = None  # of other pictures
             targets = {name: mix_targets(rows, partner, share) for name, rows in targets.items()}
-        logits = self.logits(self.normalise(images))
+        features = self.features(self.normalise(images))
+        logits = self.heads(features)
         rows: dict[str, Tensor] = {}
         for name, field in self.fields.items():
             if field.kind == "value":
                 rows |= {f"{name}/value": logits[name][:, 0].float(), f"{name}/target": targets[name].float()}
             else:
                 rows[f"{name}/mean"] = self._loss(name, logits[name], targets[name])[None]
+        for name, factor in self.config.adversarial.items():
+            guess = self.adverse(reverse_gradient(features, factor))[name]
+            rows[f"{name}/adverse"] = soft_cross_entropy(guess, targets[name])[None]
         if distill.weight and answers is None:
             answers = self._answers(images)
         for name, theirs in answers.items() if answers and distill.weight else ():
@@ -311,6 +309,9 @@ class RecogniseTask(Task):
                 parts[name] = (1 - weight) * parts[name] + weight * rows[f"{name}/alike"].mean()
         zero = next(iter(rows.values())).new_zeros((), dtype=torch.float32)
         loss = sum((self.config.targets[name] * part for name, part in parts.items()), start=zero)
+        for name in self.unlearned:
+            parts[name] = rows[f"{name}/adverse"].mean()
+            loss = loss + parts[name]
         return {"loss": loss, **{f"loss/{name}": part for name, part in parts.items()}}
 
     @staticmethod

@@ -142,8 +142,9 @@ def _rebuild(
     try:
         config = schema.model_validate(state["config"])
         config.model.encoder.pretrained = None  # where the weights came from once; they are all in the checkpoint
+        config.adversarial = {}  # what was unlearned is no part of the model
         task = RecogniseTask(config, fields=fields_of(state["task"]))
-        task.load_state_dict(weights)
+        task.load_state_dict({name: value for name, value in weights.items() if not name.startswith("adverse.")})
     except (ValidationError, RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]  # what the description says may be anything
         raise VeaError(f"{folder}: weights and config do not belong together ({reason}); export it again") from None

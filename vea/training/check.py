@@ -16,6 +16,7 @@ from vea.storage import checkpoint
 from vea.tasks.recognise import RecogniseTask
 from vea.tasks.saved import open_model, shipped_models
 from vea.taxonomy.fields import check_same_classes
+from vea.training.effects import without_effect
 from vea.training.meta import meta_task, sizes
 from vea.training.resume import advised_changes, check_same_run
 from vea.training.steps import micro_batch_size
@@ -53,32 +54,13 @@ def check_model(config: RunConfig) -> Iterator[Finding]:
     counted = sizes(config)
     text = f"{counted.weights / 4e6:.2f} M parameters, {counted.trained / 4e6:.2f} M of them trained"
     pretrained = config.model.encoder.pretrained
-    if pretrained and config.model.encoder.name.startswith("vea_"):
-        todo = "name a run in train.init_from, or remove it"
-        yield Finding(
-            "missing", "model", f"model.encoder.pretrained has no effect on {config.model.encoder.name}", todo
-        )
-    elif pretrained:
+    if pretrained and not config.model.encoder.name.startswith("vea_"):
         text += f", encoder from {pretrained}"
     yield Finding("ok", "model", text)
     ranks = announced_world_size()
     micro, accumulate = micro_batch_size(config, ranks)
     shape = f"{ranks} rank{'s' if ranks > 1 else ''} x {accumulate} x {micro} samples"
     yield Finding("ok", "batch", f"{config.data.global_batch_size} = {shape}")
-
-
-def check_without_effect(config: RunConfig) -> Iterator[Finding]:
-    """Yields the settings that were given and change nothing."""
-    train, model = config.train, getattr(config, "model", None)
-    encoder = getattr(model, "encoder", None)
-    if train.optimizer in ("lamb", "muon") and "betas" in train.model_fields_set:
-        text = f"train.betas has no effect with train.optimizer={train.optimizer}"
-        yield Finding("warning", "settings", text, "remove it, or take adamw")
-    if encoder is not None and encoder.pretrained and train.init_from:
-        text = "model.encoder.pretrained has no effect beside train.init_from, which replaces the encoder"
-        yield Finding("warning", "settings", text, "keep one of them")
-    if encoder is not None and encoder.name.startswith("vea_") and getattr(model, "drop_path", 0):
-        yield Finding("warning", "settings", f"model.drop_path has no effect on {encoder.name}", "remove it")
 
 
 def check_init_from(config: RunConfig) -> Iterator[Finding]:
@@ -137,6 +119,6 @@ def check(config: RunConfig) -> list[Finding]:
         "targets": check_targets,
         "distill": check_distill,
         "model": check_model,
-        "settings": check_without_effect,
+        "settings": without_effect,
     }
     return collect({**checks, "init_from": check_init_from, "resume": check_resume}, config)

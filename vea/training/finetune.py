@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from vea.config import ExplainConfig, FinetuneConfig, RecogniseConfig, TemporalConfig
+from vea.config import ExplainConfig, FinetuneConfig, InstructConfig, RecogniseConfig, TemporalConfig
 from vea.data.loading.loader import eval_loader, train_loader
 from vea.data.shards.index import read_index
 from vea.data.streams.stream import stream_fields
@@ -62,6 +62,14 @@ def build_task(config: FinetuneConfig, fields: dict[str, LabelField]) -> Task:
         from vea.tasks.temporal import TemporalTask
 
         return TemporalTask(config, fields=fields)
+    if isinstance(config, InstructConfig):
+        if config.model.kind == "hf":
+            from vea.tasks.instruct_whole import InstructWholeTask
+
+            return InstructWholeTask(config)
+        from vea.tasks.instruct import InstructTask  # so do they
+
+        return InstructTask(config)
     assert isinstance(config, RecogniseConfig)
     return recogniser(config, fields)
 

@@ -6,6 +6,7 @@ import netrc
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -82,10 +83,11 @@ def check_device(config: RunConfig) -> Iterator[Finding]:
 def check_memory(config: RunConfig) -> Iterator[Finding]:
     """Yields a rough estimate of the memory that a step takes, beside what the device has."""
     wanted, precision, gpu = config.runtime.device, config.train.precision, torch.cuda.is_available()
-    if wanted == "cuda" and not gpu:
-        return
     bf16 = precision == "bf16"
-    if wanted == "cpu" or not gpu:
+    there = 0
+    if wanted == "cuda" and not gpu:
+        bf16 |= precision == "auto"
+    elif wanted == "cpu" or not gpu:
         there = _available_memory()
     else:
         there = torch.cuda.get_device_properties(0).total_memory
@@ -94,12 +96,56 @@ def check_memory(config: RunConfig) -> Iterator[Finding]:
     size = sizes(config)
     fixed = size.weights * (2 if config.train.ema_decay else 1) + size.trained + size.optimizer
     needed = fixed + teacher_bytes(config) + micro * size.activations * (0.6 if bf16 else 1.0)  # some stays fp32
-    text = f"about {needed / GB:.1f} GB of {there / GB:.1f} GB for {micro} samples at a time (an estimate)"
-    if needed > 0.9 * there:
+    shown = f" of {there / GB:.1f} GB" if there else ""
+    text = f"about {needed / GB:.1f} GB{shown} for {micro} samples at a time (an estimate)"
+    if there and needed > 0.9 * there:
         todo = f"set train.max_micro_batch to {max(1, int(micro * 0.7 * there / needed))} or less"
         yield Finding("warning", "memory", text, todo)
     else:
         yield Finding("ok", "memory", text)
+
+
+GPU_SPEED = 200e12  # operations a second that a training on an H100 may reach in bf16: where there is none to ask
+BACKWARD, SHARE = 3, 0.5  # a step costs three forwards, and reaches about half the speed of one product of matrices
+
+
+def check_time(config: RunConfig) -> Iterator[Finding]:
+    """Yields about how long the steps take on this device, without the loader, a live teacher and the validations."""
+    gpu = torch.cuda.is_available()
+    operations = BACKWARD * sizes(config).flops * config.data.global_batch_size
+    ranks, steps = announced_world_size(), config.train.steps
+    if config.runtime.device == "cuda" and not gpu:
+        speed, of = GPU_SPEED, f"at {GPU_SPEED / 1e12:.0f} TFLOP/s a GPU, for there is none here to ask"
+    else:
+        device = "cuda" if gpu and config.runtime.device != "cpu" else "cpu"
+        fast = torch.bfloat16 if config.train.precision == "bf16" or (
+            device == "cuda" and config.train.precision == "auto") else torch.float32  # fmt: skip
+        speed = SHARE * matrix_speed(device, fast)
+        of = f"at {speed / 1e12:.2g} TFLOP/s, half the speed of matrices measured here now"
+    seconds = steps * operations / (ranks * speed)
+    text = f"{operations / 1e12:.3g} TFLOP a step; {steps:,} steps take about {_duration(seconds)} {of} (an estimate)"
+    yield Finding("ok", "time", text)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
+
+
+def matrix_speed(device: str, dtype: torch.dtype) -> float:
+    """Returns operations a second of a product of square matrices, the best of five."""
+    side = 1024 if device == "cpu" else 8192
+    one = torch.randn(side, side, device=device, dtype=dtype)
+    best = float("inf")
+    for _ in range(5):
+        start = time.perf_counter()
+        product = one @ one
+        if device != "cpu":
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - start)
+    del product
+    return 2 * side**3 / best
 
 
 def _available_memory() -> int:
@@ -144,5 +190,6 @@ def _has_wandb_key() -> bool:
 
 def check(config: RunConfig) -> list[Finding]:
     """Returns what there is to say about the machine."""
-    checks = {"output": check_output, "disk": check_disk, "device": check_device, "memory": check_memory}
+    checks = {"output": check_output, "disk": check_disk, "device": check_device, "memory": check_memory,
+              "time": check_time}  # fmt: skip
     return collect({**checks, "tracking": check_tracking}, config)

@@ -9,11 +9,21 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
-from vea.config import ExplainConfig, FinetuneConfig, ObjectiveConfig, PretrainConfig, RecogniseConfig, RunConfig
+from vea.config import (
+    AlignConfig,
+    ExplainConfig,
+    FinetuneConfig,
+    ObjectiveConfig,
+    PretrainConfig,
+    RecogniseConfig,
+    RunConfig,
+)
 from vea.config.pretrain import WITH_TEACHER
 from vea.errors import VeaError
 from vea.models.uniemox import UniEmoX
+from vea.tasks.align import ClipTask, training_words
 from vea.tasks.base import Task
 from vea.tasks.pretrain import PretrainTask
 
@@ -29,6 +39,7 @@ class Sizes:
     activations: int  # kept for the backward pass, per sample, fp32
     optimizer: int  # its state: two moments a parameter, or one
     checkpoint: int  # weights, their average, the optimizer's state
+    flops: int  # of one sample's forward, a multiplication and an addition each; without a teacher
 
 
 @dataclass
@@ -78,6 +89,8 @@ def build(config: RunConfig) -> Task:
         if isinstance(config, RecogniseConfig):  # models that are imitated have memory, and are looked at elsewhere
             config = config.model_copy(update={"distill": type(config.distill)()})
         return build_task(config, label_fields(config))
+    if isinstance(config, AlignConfig) and config.model.clip:
+        return ClipTask(config, training_words(config))
     raise VeaError(f"the model of recipe {config.recipe!r} is not known to the doctor")
 
 
@@ -86,18 +99,20 @@ def _sizes(key: _Key) -> Sizes:
     task, config = meta_task(key.config), key.config
     weights = sum(tensor.nbytes for tensor in task.state_to_save().values())
     trained = sum(parameter.nbytes for parameter in task.parameters() if parameter.requires_grad)
+    activations, flops = forward_cost(task, config)
     optimizer = (1 if config.train.optimizer in ("sgd", "muon") else 2) * trained
     return Sizes(
         weights=weights,
         trained=trained,
-        activations=activation_bytes(task, config),
+        activations=activations,
         optimizer=optimizer,
         checkpoint=weights * (2 if config.train.ema_decay else 1) + optimizer,
+        flops=flops,
     )
 
 
-def activation_bytes(task: Task, config: RunConfig) -> int:
-    """Returns the bytes that one sample's forward keeps for its backward pass in fp32, counted on the meta device.
+def forward_cost(task: Task, config: RunConfig) -> tuple[int, int]:
+    """Returns (bytes that a sample's forward keeps for its backward pass in fp32, its operations), on the meta device.
 
     Of a model that explains it is the image encoder's alone: transformers' decoders do not run there.
     """
@@ -111,7 +126,8 @@ def activation_bytes(task: Task, config: RunConfig) -> int:
         return tensor
 
     size, batch = config.augment.image_size, 2  # batch norm wants two
-    with torch.device("meta"), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    counter = FlopCounterMode(display=False)
+    with torch.device("meta"), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), counter:
         outputs: Any = None
         if isinstance(task, PretrainTask):
             views = torch.empty(batch, 3, size, size)
@@ -127,4 +143,4 @@ def activation_bytes(task: Task, config: RunConfig) -> int:
             outputs = explainer.encode(torch.empty(batch, 3, size, size))
         total = sum(storage.nbytes() for storage in kept.values())
         del outputs  # lived until here, and with it what is counted
-    return total // batch
+    return total // batch, counter.get_total_flops() // batch

@@ -22,6 +22,7 @@ from vea.metrics.direction import higher_is_better
 from vea.storage import atomic, checkpoint, lock
 from vea.storage.provenance import git_state
 from vea.tasks.base import Task
+from vea.training.effects import say_what_has_no_effect
 from vea.training.ema import Ema
 from vea.training.parallel import SCALARS, optimizer_to_host, to_host
 from vea.training.resume import (
@@ -65,6 +66,7 @@ class _Run:
 
         Rank 0 holds the lock of the folder until the run ends; the others hear whether it has it.
         """
+        say_what_has_no_effect(self.config, aloud=self.runtime.is_main)
         resume = self.config.train.resume
         refused: VeaError | None = None
         if self.runtime.is_main:

@@ -275,6 +275,23 @@ def test_disk_and_memory(data: str, monkeypatch: pytest.MonkeyPatch):
     assert "set train.max_micro_batch to" in found["memory"]
 
 
+def test_memory_and_time_of_a_published_recipe_are_said_where_there_is_no_gpu(data: str, monkeypatch):
+    """ViT-B/16 at 224 pixels has 17.6 G multiplications and additions a picture (DeiT, table 1): 35 GFLOP forward."""
+    monkeypatch.setattr(machine.torch.cuda, "is_available", lambda: False)
+    plain = settings(data) | {"augment": {"image_size": 224}, "runtime": {"device": "cuda"},
+                              "model": {"encoder": {"name": "vit_base_patch16_224"}},
+                              "train": {"steps": 1000}}  # fmt: skip
+    config = RECIPES["expression"].model_validate(plain)
+    assert meta.sizes(config).flops == pytest.approx(35.1e9, rel=0.05)
+    found = findings(plain, "ok")
+    assert "3.37 TFLOP a step" in found["time"] and "17 s at 200 TFLOP/s a GPU" in found["time"]
+    weights = 4 * 85.8e6 / 1e9  # GB: weights, gradients, two moments, and activations in bf16 beside them
+    total = 4 * weights + 32 * 0.6 * meta.sizes(config).activations / 1e9
+    assert f"about {total:.1f} GB for 32 samples" in found["memory"]
+    monkeypatch.setattr(machine, "matrix_speed", lambda device, dtype: 1e12)
+    assert "at 0.5 TFLOP/s" in findings(settings(data), "ok")["time"]
+
+
 def test_a_slurm_job_shares_the_batch_among_its_ranks(data: str, monkeypatch: pytest.MonkeyPatch):
     job = {"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "2", "SLURM_NTASKS_PER_NODE": "4(x2)"}
     for name, value in job.items():

@@ -191,3 +191,11 @@ def test_any_override_fits_or_is_refused(tmp_path_factory: pytest.TempPathFactor
 def test_read_yaml_keeps_the_order_of_keys(tmp_path: Path):
     (tmp_path / "a.yaml").write_text("b: 1\na: 2\n")
     assert list(read_yaml(tmp_path / "a.yaml")) == ["b", "a"]
+
+
+@pytest.mark.parametrize("base", ['"a\\0.yaml"', '[b.yaml, "\\0"]', "7", "{a: b}", "[null]", '""'])
+def test_a_base_that_names_no_file_is_refused(tmp_path: Path, base: str):
+    path = tmp_path / "a.yaml"
+    (tmp_path / "b.yaml").write_text(TEXT)
+    path.write_text(f"base: {base}\n")
+    assert "base must name a file" in refusal(path)

@@ -92,6 +92,15 @@ def test_an_answer_that_no_parser_reads_stops_the_build(folder: Path, tmp_path: 
     assert not (tmp_path / "x.jsonl").exists()
 
 
+def test_a_missing_picture_stops_the_build(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    lessons = collect([f"choice:{folder}"], split="train", data=None, seed=0)
+    lessons[0].question.picture.unlink()
+    monkeypatch.setattr("vea.evals.instructions.collect", lambda *a, **k: lessons)
+    with pytest.raises(VeaError, match="1 pictures are missing"):
+        write_instructions([f"choice:{folder}"], tmp_path / "x.jsonl")
+    assert not (tmp_path / "x.jsonl").exists()
+
+
 @pytest.mark.skipif(not os.environ.get("VEA_DATA"), reason="needs VEA_DATA")
 @pytest.mark.parametrize("spec", ["statements", "affect", "explanations", "open-vocabulary", "affect:fer"])
 def test_real_answers_are_read_back(spec: str):

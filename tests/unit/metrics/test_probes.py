@@ -74,12 +74,14 @@ def test_a_constant_answer_is_what_the_training_labels_say():
 def test_grouped_ridge_is_ridge_on_standardised_features_with_the_penalty_that_suits_groups_left_out():
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(60, 5, generator=generator) * torch.tensor([1.0, 10, 0.1, 1, 1])
-    y = (x[:, 1] / 10 + 0.3 * torch.randn(60, generator=generator)).double()
-    groups = torch.arange(60) // 4
-    weights, penalty = probes.grouped_ridge(x, y, groups)
+    noise = torch.randn(60, 2, generator=generator).double()
+    y = torch.stack([x[:, 1] / 10 + 0.3 * noise[:, 0], noise[:, 1]], 1).double()
+    weights, penalties = probes.grouped_ridge(x, y, torch.arange(60) // 4)
     z = (x.double() - x.double().mean(0)) / x.double().std(0)
-    slope = torch.linalg.solve(z.T @ z + penalty * 60 * torch.eye(5, dtype=torch.float64), z.T @ (y - y.mean()))
-    assert torch.allclose(x.double() @ weights[:-1] + weights[-1], z @ slope + y.mean(), atol=1e-8)
-    assert penalty in probes.RIDGES
-    noise = torch.randn(60, generator=generator).double()
-    assert probes.grouped_ridge(x, noise, groups)[1] >= penalty
+    for t, penalty in enumerate(penalties):
+        target = y[:, t] - y[:, t].mean()
+        slope = torch.linalg.solve(z.T @ z + penalty * 60 * torch.eye(5, dtype=torch.float64), z.T @ target)
+        found = x.double() @ weights[:-1, t] + weights[-1, t]
+        assert torch.allclose(found, z @ slope + y[:, t].mean(), atol=1e-8) and penalty in probes.RIDGES
+    alone, own = probes.grouped_ridge(x, y[:, :1], torch.arange(60) // 4)
+    assert torch.allclose(alone[:, 0], weights[:, 0]) and own == penalties[:1]

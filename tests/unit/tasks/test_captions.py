@@ -242,3 +242,24 @@ def test_a_smaller_person_view_changes_gamma_alone():
         config.model.person_size = size
         with pytest.raises(VeaError, match=f"model.person_size.*{part_of}"):
             PretrainTask(config, teacher=FakeTeacher())
+
+
+def test_stage_two_starts_from_a_stage_one_or_a_published_encoder(tmp_path):
+    from safetensors.torch import save_file
+
+    from vea.storage.checkpoint import save_weights
+
+    first = make({}, fusion="easy")
+    save_weights(tmp_path / "final", first.state_to_save(), {})
+    second = make(**EVERYTHING)
+    with torch.no_grad():
+        second.trunk().norm.weight.add_(1)
+    assert "weights" in second.load_pretrained(str(tmp_path))
+    assert torch.equal(second.trunk().norm.weight, first.trunk().norm.weight)
+    published = dict(first.trunk().state_dict())
+    published["blocks.0.norm1.weight"] = torch.full_like(published["blocks.0.norm1.weight"], 0.5)
+    save_file(published, tmp_path / "timm.safetensors")
+    config = make_config(objective=EVERYTHING["objective"])
+    config.model.encoder.pretrained = str(tmp_path / "timm.safetensors")
+    third = PretrainTask(config, teacher=FakeTeacher())
+    assert (third.trunk().blocks[0].norm1.weight == 0.5).all()

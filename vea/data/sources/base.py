@@ -7,7 +7,7 @@ import hashlib
 import io
 import json
 from collections.abc import Iterable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vea.data.cards import Card
@@ -137,13 +137,52 @@ def read_text(path: Path) -> str:
     return text
 
 
-def read_csv(path: Path, columns: Iterable[str]) -> list[dict[str, str]]:
+MALFORMED = 0.05  # of the lines of a table: up to here they are left out and listed, beyond it is another table
+
+
+class Malformed:
+    """The rows of one table that are not as they should be.
+
+    Args:
+        path: of the table.
+        warnings: is told which rows are left out; None: the first one is an error, for row numbers mean something.
+    """
+
+    def __init__(self, path: Path, warnings: list[str] | None) -> None:
+        self.path, self.warnings = path, warnings
+        self.found: list[str] = []
+        self.lines = 0
+
+    def add(self, where: str, reason: str, todo: str, *, lines: int = 1) -> None:
+        """Notes a row that covers ``lines`` lines; raises ``VeaError`` at once where none may be left out."""
+        if self.warnings is None:
+            raise VeaError(f"{self.path}, {where}{reason}; {todo}")
+        self.found.append(f"{where}{reason}; {todo}")
+        self.lines += lines
+
+    def done(self, total: int) -> None:
+        """Lists what is left out of ``total`` lines; raises ``VeaError`` where that is too much."""
+        if not self.found:
+            return
+        if self.lines > MALFORMED * total or self.warnings is None:
+            more = f" ({self.lines:,} of {total:,} lines are malformed)" if self.lines > 1 else ""
+            raise VeaError(f"{self.path}, {self.found[0]}{more}")
+        several = "; ".join(entry.split("; ")[0] for entry in self.found[:5])
+        dots = " ..." if len(self.found) > 5 else ""
+        self.warnings.append(
+            f"warning: {self.path}: {self.lines:,} of {total:,} lines are malformed and left out: {several}{dots}"
+        )
+
+
+def read_csv(path: Path, columns: Iterable[str], *, warnings: list[str] | None = None) -> list[dict[str, str]]:
     """Returns the rows of a CSV file with a header.
+
+    With ``warnings`` up to ``MALFORMED`` of the lines may have fewer or more cells than the header: left out, and told.
 
     Raises:
         VeaError: it is not UTF-8, a column is missing, or a row has fewer or more cells than the header.
     """
-    rows = []
+    rows, bad, before = [], Malformed(path, warnings), 1
     reader = csv.reader(io.StringIO(read_text(path), newline=""))
     try:
         header = [name.strip() for name in next(reader, [])]  # Kaggle's icml_face_data.csv has blanks in front
@@ -156,13 +195,15 @@ def read_csv(path: Path, columns: Iterable[str]) -> list[dict[str, str]]:
             if len(cells) > len(header) and not any(cell.strip() for cell in cells[len(header) :]):
                 cells = cells[: len(header)]  # a spreadsheet's empty cells
             if len(cells) != len(header):
-                raise VeaError(
-                    f"{path}, line {reader.line_num}: {len(cells)} cells, the header has {len(header)}; complete the "
-                    "row, or put text with a comma in quotes"
-                )
-            rows.append(dict(zip(header, cells, strict=True)))
+                reason = f"{len(cells)} cells, the header has {len(header)}"
+                todo = "complete the row, or put text with a comma in quotes"
+                bad.add(f"line {reader.line_num}: ", reason, todo, lines=max(1, reader.line_num - before))
+            else:
+                rows.append(dict(zip(header, cells, strict=True)))
+            before = reader.line_num
     except csv.Error as error:
         raise VeaError(f"{path}, line {reader.line_num}: {error}; mend the row") from None
+    bad.done(max(1, reader.line_num - 1))
     return rows
 
 
@@ -174,18 +215,29 @@ def read_json(path: Path) -> Any:
         raise VeaError(f"{path} is not readable JSON: {error}") from None
 
 
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Returns the rows of a file with one JSON object a line; raises ``VeaError`` naming the first bad line."""
-    rows = []
+def read_jsonl(path: Path, *, named: Iterable[str] = (), warnings: list[str] | None = None) -> list[dict[str, Any]]:
+    """Returns the rows of a file with one JSON object a line; ``named`` must be texts in each.
+
+    With ``warnings`` up to ``MALFORMED`` of the lines may be anything else: they are left out, and told.
+
+    Raises:
+        VeaError: it is not UTF-8; names the first bad line.
+    """
+    rows, bad, total, todo = [], Malformed(path, warnings), 0, "mend the line"
     for number, line in enumerate(read_text(path).split("\n"), start=1):
+        total += bool(line.strip())
         try:
             row = json.loads(line) if line.strip() else {}
         except (ValueError, RecursionError) as error:
-            raise VeaError(f"{path}, line {number}, is not readable JSON: {error}") from None
+            bad.add(f"line {number}, ", f"is not readable JSON: {error}", todo)
+            continue
         if not isinstance(row, dict):
-            raise VeaError(f"{path}, line {number}, is a {type(row).__name__} and must be an object with names")
-        if row:
+            bad.add(f"line {number}, ", f"is a {type(row).__name__} and must be an object with names", todo)
+        elif row and (lost := [name for name in named if not (isinstance(row.get(name), str) and row[name].strip())]):
+            bad.add(f"line {number}, ", f"has no text {lost[0]!r}", todo)
+        elif row:
             rows.append(row)
+    bad.done(total)
     return rows
 
 
@@ -193,6 +245,12 @@ def texts_of(value: Any) -> list[str]:
     """Returns the captions in a value of raw data: one text is one caption, null and blank ones are none."""
     several = value if isinstance(value, list) else [value]
     return [text.strip() for text in several if isinstance(text, str) and text.strip()]
+
+
+def key_of_path(path: str) -> str:
+    """Returns the key of a file named in raw data: its path without suffix, / as __; pictures of one name differ."""
+    parts = [part for part in PurePosixPath(path.replace("\\", "/")).with_suffix("").parts if part not in ("/", ".")]
+    return "__".join(parts)
 
 
 def image_sample(path: Path, *, key: str, split: str, source: str, **known: Any) -> Sample:

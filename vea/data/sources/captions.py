@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vea.data.sample import Sample
-from vea.data.sources.base import Source, image_sample, read_jsonl, require_file, texts_of
+from vea.data.sources.base import Source, image_sample, key_of_path, read_jsonl, require_file, texts_of
 from vea.errors import VeaError
 
 
@@ -25,14 +25,15 @@ def person_boxes(objects: Iterable[dict[str, Any]]) -> list[list[float]]:
 class Captions(Source):
     """No label fields, text and person boxes only.
 
-    Option ``parts`` lists ``{folder, prefix of the keys, rows, splits}``; ``{split}`` in the file name ``rows`` is
-    filled in, ``splits`` names those the part has (all by default).
+    Option ``parts`` lists ``{folder, prefix of the keys, rows, splits, without}``; ``{split}`` in the file name
+    ``rows`` is filled in, ``splits`` names those the part has (all by default), and ``without`` a JSON-lines file whose
+    pictures, by name, are left out: those that somebody else's test asks for.
     """
 
     options = {"parts": [{"folder": ".", "prefix": "", "rows": "captions.jsonl"}]}  # noqa: RUF012
 
     def records(self, root: Path, split: str) -> Iterable[tuple[str, Any]]:
-        """Returns (prefix + file stem, (folder, row)); a part without a file for this split has none of it."""
+        """Returns (prefix + key of the file, (folder, row)); a part without a file for this split has none of it."""
         records = []
         for part in self.option["parts"]:
             folder = root / part["folder"]
@@ -42,11 +43,16 @@ class Captions(Source):
                 continue
             path = require_file(root, str(Path(part["folder"]) / part["rows"].format(split=split)), self.card)
             require_file(root, str(Path(part["folder"]) / "images"), self.card)
-            for row in read_jsonl(path):
+            left_out: set[str] = set()
+            if "without" in part:
+                path_without = require_file(root, part["without"], self.card)
+                others = read_jsonl(path_without, named=["file"], warnings=self.warnings)
+                left_out = {Path(row["file"]).name for row in others}
+            for row in read_jsonl(path, named=["file"], warnings=self.warnings):
                 if "file" not in row or "captions" not in row or not (by_split or "split" in row):
                     raise VeaError(f"{path}: a row without 'file', 'captions' or 'split': {row}")
-                if by_split or row["split"] == split:
-                    records.append((part.get("prefix", "") + Path(row["file"]).stem, (folder, row)))
+                if (by_split or row["split"] == split) and Path(row["file"]).name not in left_out:
+                    records.append((part.get("prefix", "") + key_of_path(row["file"]), (folder, row)))
         return records
 
     def load(self, root: Path, split: str, key: str, record: Any) -> Sample:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vea.data.sample import Sample
-from vea.data.sources.base import Source, image_sample, read_csv, read_json, read_jsonl, require_file
+from vea.data.sources.base import Malformed, Source, image_sample, read_csv, read_json, read_jsonl, require_file
 from vea.errors import VeaError
 from vea.taxonomy.fields import LabelField
 
@@ -70,17 +70,22 @@ class EmoSet(Source):
     def records(self, root: Path, split: str) -> Iterable[tuple[str, Any]]:
         """Returns (emotion and id, (emotion, image path, annotation path))."""
         path = require_file(root, f"{split}.json", self.card)
-        records = []
-        for number, row in enumerate(read_json(path)):
-            if not isinstance(row, list) or len(row) not in (3, 4):
-                raise VeaError(
-                    f"{path}, row {number}: expected [emotion, image, annotation] or "
-                    f"[emotion, id, image, annotation], got {row!r}"
+        rows = read_json(path)
+        if not isinstance(rows, list):
+            raise VeaError(f"{path} must hold a list of rows, it holds a {type(rows).__name__}")
+        records, bad = [], Malformed(path, self.warnings)
+        for number, row in enumerate(rows):
+            if not isinstance(row, list) or len(row) not in (3, 4) or not all(isinstance(v, str) for v in row[-2:]):
+                text = (
+                    f"expected [emotion, image, annotation] or [emotion, id, image, annotation], got {str(row)[:200]}"
                 )
+                bad.add(f"row {number}: ", text, "mend the row")
+                continue
             emotion, image, annotation = row[0], row[-2], row[-1]
             stem = Path(image).stem  # ids carry the emotion as released; elsewhere they may repeat across folders
             key = stem if stem.startswith(str(emotion)) else f"{emotion}_{stem}"
             records.append((key, (emotion, image, annotation)))
+        bad.done(len(rows))
         return records
 
     def load(self, root: Path, split: str, key: str, record: Any) -> Sample:
@@ -115,11 +120,12 @@ class WeakEmoSet(EmoSet):
     def records(self, root: Path, split: str) -> Iterable[tuple[str, Any]]:
         """Returns (set and file stem, (annotation, row of oasis.csv))."""
         path = require_file(root, "emoset_taxonomy/weak_annotations.jsonl", self.card)
-        rated = read_csv(require_file(root, "oasis/oasis.csv", self.card), ["file", "valence_mean", "arousal_mean"])
+        rated = read_csv(require_file(root, "oasis/oasis.csv", self.card), ["file", "valence_mean", "arousal_mean"],
+                         warnings=self.warnings)  # fmt: skip
         ratings = {f"oasis/images/{row['file']}": row for row in rated}
         return [
             (f"{row['dataset']}-{Path(row['image']).stem}", (row, ratings.get(row["image"], {})))
-            for row in read_jsonl(path)
+            for row in read_jsonl(path, named=["dataset", "image", "split"], warnings=self.warnings)
             if {"valid": "val"}.get(row["split"], row["split"]) == split
         ]
 

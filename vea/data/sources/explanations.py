@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from vea.data.sample import Sample
-from vea.data.sources.base import Source, hash_of, image_sample, read_csv, require_file
+from vea.data.sources.base import Source, hash_of, image_sample, key_of_path, read_csv, require_file
 from vea.errors import VeaError
 
 Row = dict[str, str]
@@ -41,7 +41,10 @@ class Explanations(Source):
     def _rows(self, root: Path) -> list[Row]:
         emotion, text = self.option["emotion"], self.option["text"]
         columns = [emotion, text, *re.findall(r"{(\w+)}", self.option["image"])]
-        tables = [read_csv(require_file(root, name, self.card), columns) for name in self.option["tables"]]
+        tables = [
+            read_csv(require_file(root, name, self.card), columns, warnings=self.warnings)
+            for name in self.option["tables"]
+        ]
         rows = list(tables[0])
         for table in tables[1:]:
             rows += sorted(table, key=lambda row: hash_of("\0".join(row.values())))[: len(tables[0])]
@@ -87,7 +90,7 @@ class Explanations(Source):
             if not self._pictures:
                 raise VeaError(f"{root}: no row of {', '.join(self.option['tables'])} passes the card's filters")
         return [
-            (str(Path(image).with_suffix("")).replace("/", "__"), (image, tuple(pairs)))
+            (key_of_path(image), (image, tuple(pairs)))
             for image, (place, pairs) in self._pictures.items()
             if place == split
         ]

@@ -87,7 +87,7 @@ class Fer2013Plus(Source):
         columns = [f"v_{name}" for name in (*emotions, *_NOT_EMOTIONS)]
         path = require_file(root, "labels.csv", self.card)
         require_file(root, f"{_FILES[split]}.zip", self.card)
-        rows = read_csv(path, ["file", "split", "fer_label", "plus_majority", *columns])
+        rows = read_csv(path, ["file", "split", "fer_label", "plus_majority", *columns], warnings=self.warnings)
         try:
             return [
                 (row["file"].removesuffix(".png"), {**row, "votes": [int(row[column]) for column in columns]})

@@ -21,7 +21,11 @@ class Oasis(Source):
         path = require_file(root, "oasis.csv", self.card)
         require_file(root, "images", self.card)
         columns = ["file", "category", "valence_mean", "arousal_mean", "caption_human", "split"]
-        return [(Path(row["file"]).stem, row) for row in read_csv(path, columns) if row["split"] == _SPLITS[split]]
+        return [
+            (Path(row["file"]).stem, row)
+            for row in read_csv(path, columns, warnings=self.warnings)
+            if row["split"] == _SPLITS[split]
+        ]
 
     def load(self, root: Path, split: str, key: str, record: Any) -> Sample:
         """Returns one photograph with its mean ratings."""

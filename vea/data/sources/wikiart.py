@@ -21,7 +21,7 @@ class WikiArt(Source):
         path = require_file(root, "index.jsonl", self.card)
         require_file(root, "images", self.card)
         records = []
-        for row in read_jsonl(path):
+        for row in read_jsonl(path, named=["file"], warnings=self.warnings):
             if "file" not in row or "style" not in row:
                 raise VeaError(f"{path}: a row without 'file' or 'style': {row}")
             key = Path(row["file"]).stem

@@ -95,6 +95,7 @@ class Encoded:
     def __init__(self, data: bytes | memoryview) -> None:
         self.data = bytes(data)
         self._whole: np.ndarray | None = None
+        self._scaled: dict[int, np.ndarray] = {}
         self._orientation = 1
         try:
             if self.data[:3] != _JPEG:
@@ -120,6 +121,11 @@ class Encoded:
         factor = next((scale for scale in (8, 4, 2) if least * scale <= 1), 1)
         if self._whole is not None:
             return self._whole
+        if factor not in self._scaled:
+            self._scaled[factor] = self._at(factor)
+        return self._scaled[factor]
+
+    def _at(self, factor: int) -> np.ndarray:
         if factor > 1:
             height, width = (math.ceil(side / factor) for side in self._stored)
             try:
@@ -128,6 +134,27 @@ class Encoded:
             except ValueError:  # harmless extra bytes, or damage: as decode tells
                 pass
         return decode(self.data)
+
+
+SEARCHED = 960  # pixels of the longer side at which pictures are searched for faces and their colours are measured
+
+
+def size_of(image: np.ndarray | Encoded) -> tuple[int, int]:
+    """Returns (width, height) as displayed, in pixels."""
+    return (image.width, image.height) if isinstance(image, Encoded) else (image.shape[1], image.shape[0])
+
+
+def at_scale(image: np.ndarray | Encoded, *, least: float) -> np.ndarray:
+    """Returns the pixels that serve where ``least`` of the scale is enough; an array is what it is.
+
+    The one choice of all that look at pictures: pixels and answers depend on the file, not on who reads it.
+    """
+    return image if isinstance(image, np.ndarray) else image.pixels(least=least)
+
+
+def searched(image: np.ndarray | Encoded) -> np.ndarray:
+    """Returns the pixels, the longer side not below ``SEARCHED`` where the picture has as many."""
+    return at_scale(image, least=min(1.0, SEARCHED / max(size_of(image))))
 
 
 def read_header(data: bytes | BinaryIO) -> Header:

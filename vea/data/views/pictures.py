@@ -8,19 +8,20 @@ import stat
 import sys
 import urllib.request
 from collections.abc import Callable, Iterable
-from typing import Any, BinaryIO, TypeAlias, cast
+from typing import Any, BinaryIO, TypeAlias, TypeVar, cast
 
 import numpy as np
 from PIL import Image
 
 from vea.data.sample import MAX_PIXELS
-from vea.data.views.decode import CorruptImage, Encoded, decode, displayed, from_floats, open_image
+from vea.data.views.decode import CorruptImage, Encoded, decode, displayed, from_floats, open_image, searched
 from vea.data.views.formats import is_ordinary
 from vea.errors import VeaError
 
 ImageLike: TypeAlias = (
-    "str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Image.Image | np.ndarray | Any"
+    "str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Image.Image | np.ndarray | Encoded | Any"
 )
+_Read = TypeVar("_Read")
 MAX_BYTES = 256 << 20  # of a picture from an open file or a URL
 TIMEOUT_S = 30  # of a server's answer
 _SHAPES = "(H, W), or (H, W, C) with 1 grey, 2 grey and alpha, 3 RGB or 4 RGBA channels"
@@ -55,6 +56,21 @@ def read_image(image: ImageLike, *, urls: bool = False) -> np.ndarray:
     return _named(image, lambda: _read(image, urls=urls, make=decode))
 
 
+def read_picture(image: ImageLike, *, urls: bool = False) -> np.ndarray | Encoded:
+    """Returns a picture for those who need more than one scale of it: what is encoded stays so, and is known to decode.
+
+    Raises:
+        VeaError: as ``read_image``.
+    """
+
+    def read() -> np.ndarray | Encoded:
+        found: np.ndarray | Encoded = _read(image, urls=urls, make=Encoded)
+        searched(found)  # damage shows now, and what comes first has its pixels
+        return found
+
+    return _named(image, read)
+
+
 def read_view(
     image: ImageLike, view: Callable[[np.ndarray | Encoded], np.ndarray], *, urls: bool = False
 ) -> np.ndarray:
@@ -66,7 +82,7 @@ def read_view(
     return _named(image, lambda: view(_read(image, urls=urls, make=Encoded)))
 
 
-def _named(image: ImageLike, read: Callable[[], np.ndarray]) -> np.ndarray:
+def _named(image: ImageLike, read: Callable[[], _Read]) -> _Read:
     """Returns what ``read`` gives; raises ``VeaError`` that names the picture where it cannot be read."""
     try:
         return read()
@@ -98,6 +114,8 @@ def shown(image: np.ndarray, *, max_side: int = 2048) -> np.ndarray:
 
 def _read(image: Any, *, urls: bool, make: Callable[[bytes], Any]) -> Any:
     """Returns an array, or what ``make`` (``decode`` or ``Encoded``) makes of a file's bytes."""
+    if isinstance(image, Encoded):
+        return image if make is Encoded else image.pixels()
     if isinstance(image, (bytes, bytearray, memoryview)):
         return make(bytes(image))
     if isinstance(image, Image.Image):
@@ -130,7 +148,7 @@ def picture_name(image: Any) -> str:
         return re.split(r"[?#,]", image)[0]
     if isinstance(image, (str, os.PathLike)):
         return os.fsdecode(image)
-    if isinstance(image, (bytes, bytearray, memoryview)):
+    if isinstance(image, (Encoded, bytes, bytearray, memoryview)):
         return "the image bytes"
     if isinstance(image, Image.Image):
         return f"the PIL image {os.fsdecode(name)}" if (name := getattr(image, "filename", "")) else "the PIL image"

@@ -14,7 +14,7 @@ import vea  # noqa: F401  (sets NO_ALBUMENTATIONS_UPDATE before the next import)
 from vea.config import AugmentConfig
 from vea.data.loading.order import KeyedUniforms, keyed_bits
 from vea.data.views.colour import _colour_changes, _rand_augment, _with_global_seed
-from vea.data.views.decode import Encoded
+from vea.data.views.decode import Encoded, at_scale, size_of
 from vea.data.views.geometry import (
     crop_resize,
     cut_turned,
@@ -33,9 +33,12 @@ def keyed_generator(*key: int | str) -> np.random.Generator:
     return np.random.Generator(keyed_bits(*key))
 
 
-def _size(image: np.ndarray | Encoded) -> tuple[int, int]:
-    """Returns (width, height) in pixels."""
-    return (image.width, image.height) if isinstance(image, Encoded) else (image.shape[1], image.shape[0])
+def cut_face(image: np.ndarray | Encoded, box: Sequence[float], turn: float, *, size: int) -> np.ndarray:
+    """Returns the square around a face's box, turned back by ``turn`` degrees, at the scale that serves."""
+    width, _ = size_of(image)
+    pixels = at_scale(image, least=scale_for([square_around(box)], size=size))
+    factor = round(width / pixels.shape[1])
+    return cut_turned(pixels, square_around([edge / factor for edge in box]), turn)
 
 
 class Views:
@@ -63,7 +66,7 @@ class Views:
         Of an encoded picture the crop is drawn first, in all its pixels, and then decoded at the scale that serves.
         """
         shared = self._shared(key, pass_number)
-        pixels, (window,) = self._decoded(image, [self._scene_window(*_size(image), key, pass_number)])
+        pixels, (window,) = self._decoded(image, [self._scene_window(*size_of(image), key, pass_number)])
         return self._view(pixels, window, shared, key, pass_number, "scene")
 
     def scene(self, image: np.ndarray | Encoded) -> np.ndarray:
@@ -72,21 +75,26 @@ class Views:
 
     def _decoded(self, image: np.ndarray | Encoded, windows: list[Window]) -> tuple[np.ndarray, list[Window]]:
         """Returns the pixels, never fewer than the views need, and the windows in them."""
-        if isinstance(image, np.ndarray):
-            return image, windows
-        pixels = image.pixels(least=scale_for(windows, size=self.config.image_size))
-        if pixels.shape[:2] == (image.height, image.width):
+        width, height = size_of(image)
+        pixels = at_scale(image, least=scale_for(windows, size=self.config.image_size))
+        if pixels.shape[:2] == (height, width):
             return pixels, windows
-        return pixels, [scaled_window(window, width=image.width, image=pixels) for window in windows]
+        return pixels, [scaled_window(window, width=width, image=pixels) for window in windows]
 
     def face(
-        self, image: np.ndarray, box: Sequence[float], *, turn: float = 0.0, key: str = "", pass_number: int = 0
+        self,
+        image: np.ndarray | Encoded,
+        box: Sequence[float],
+        *,
+        turn: float = 0.0,
+        key: str = "",
+        pass_number: int = 0,
     ) -> np.ndarray:
         """Returns the view of the face in ``box``, uint8 (S, S, C): that of the square around it as a picture.
 
         A face that is turned by ``turn`` degrees (clockwise) is turned back about the middle of ``box``.
         """
-        return self.one(cut_turned(image, square_around(box), turn), key=key, pass_number=pass_number)
+        return self.one(cut_face(image, box, turn, size=self.config.image_size), key=key, pass_number=pass_number)
 
     def two(
         self, image: np.ndarray | Encoded, *, boxes: Sequence[Sequence[float]], key: str, pass_number: int = 0
@@ -96,7 +104,7 @@ class Views:
         The person view is the crop around the most prominent person in the original image, resized; where nobody is
         found it is the whole image. Both views share flip and rotation.
         """
-        width, height = _size(image)
+        width, height = size_of(image)
         shared = self._shared(key, pass_number)
         numbers = KeyedUniforms("box", self.seed, pass_number, key) if self.train else None
         window = person_window(boxes, width=width, height=height, numbers=numbers)

@@ -57,7 +57,8 @@ def open_backend(name: str, **options: Any) -> Backend:
 
     ``constant[:ANSWER]``, ``uniform``, ``text-only``, ``brightness``, ``oracle``: baselines; ``shuffled:MODEL``:
     another picture's answer of a model; ``http(s)://HOST/v1[#MODEL]``: an OpenAI-compatible server; ``DIR``: a local
-    transformers folder; ``blind:URL`` and ``blind:DIR``: the same, shown no picture; ``judge:DIR`` or ``judge``: vea's
+    transformers folder; ``blind:URL`` and ``blind:DIR``: the same, shown no picture; a run of recipe
+    instruct: a pupil (``blind:RUN`` withholds its pictures); ``judge:DIR`` or ``judge``: vea's
     judge from frozen features; anything else that ``vea.load`` opens: a recogniser. With the option
     ``hint`` the model is given a recogniser's first classes.
 
@@ -82,8 +83,10 @@ def open_backend(name: str, **options: Any) -> Backend:
     folder = Path(rest if head == "blind" else name).expanduser()
     if (folder / "config.json").is_file():
         return import_module("vea.evals.backends.local").LocalModel(folder, blind=head == "blind", **options)
+    if folder.is_dir() and import_module("vea.tasks.instruct_saved").is_pupil(folder):
+        return import_module("vea.evals.backends.pupil").PupilBackend(folder, blind=head == "blind")
     if head == "blind":
-        raise VeaError(f"{folder} holds no config.json; blind: takes the folder of a transformers model")
+        raise VeaError(f"{folder} is neither a pupil nor a transformers model; blind: takes the folder of one")
     if folder.exists() or name in ("expression", "expression-nano"):
         return import_module("vea.evals.backends.ours").Recogniser(name)
     raise VeaError(

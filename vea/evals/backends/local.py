@@ -18,26 +18,7 @@ from torch import Tensor
 from vea.errors import RunError, VeaError
 from vea.evals.backends.base import Backend
 from vea.evals.question import Answer, Question
-
-
-def choice_tokens(tokenizer: Any, choices: Sequence[str]) -> list[list[int]]:
-    """Returns, for each choice, the first tokens of its spellings: as is, lower, upper and title case, with a space.
-
-    A token that begins two choices tells nothing and is left out of both.
-
-    Raises:
-        VeaError: a choice has no first token of its own.
-    """
-    firsts = []
-    for choice in choices:
-        forms = {f(choice) for f in (str, str.lower, str.upper, str.capitalize)}
-        coded = [tokenizer.encode(space + form, add_special_tokens=False) for form in forms for space in ("", " ")]
-        firsts.append({ids[0] for ids in coded if ids})
-    own = [first - set().union(*(o for j, o in enumerate(firsts) if j != i)) for i, first in enumerate(firsts)]
-    lost = [choice for choice, ids in zip(choices, own) if not ids]
-    if lost:
-        raise VeaError(f"the answer {lost[0]!r} begins with the same token as another; ask with --readout text")
-    return [sorted(ids) for ids in own]
+from vea.models.language.turns import first_tokens
 
 
 def _common_prefix(rows: Sequence[Sequence[int]]) -> int:
@@ -200,7 +181,7 @@ class LocalModel(Backend):
         if not torch.isfinite(everything).all():
             raise RunError(f"{self.name} gives logits that are not finite; try dtype float32")
         if question.choices not in self._firsts:
-            self._firsts[question.choices] = choice_tokens(self.tokenizer, question.choices)
+            self._firsts[question.choices] = first_tokens(self.tokenizer, question.choices)
         picked = [float(everything[ids].sum()) for ids in self._firsts[question.choices]]
         mass = sum(picked)
         return {name: p / mass if mass else 1 / len(picked) for name, p in zip(question.choices, picked)}, mass

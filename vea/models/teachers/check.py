@@ -88,18 +88,15 @@ def _folder_teacher(folder: Path) -> Files:
     if config["kind"] == "open_clip":
         yield "tokenizer", folder / config["vocabulary"]
         return
-    image, text = config["image_tower"], config["text_tower"]
-    towers = (
-        two_tower.data_file(image["weights"]),
-        two_tower.text_tower_folder(text["package"]) / two_tower.WEIGHTS_NAME,
-    )
-    for path, tower in zip(towers, (image, text)):
+    forms = [*(config.get("image_towers") or [config["image_tower"]]), config["text_tower"]]
+    text = two_tower.text_folder(forms[-1])
+    for path, tower in zip([*map(two_tower.image_tower_file, forms[:-1]), text / two_tower.WEIGHTS_NAME], forms):
         yield "teacher", path
         if path.is_file() and tower.get("sha256") not in (None, identity.file_sha256(path)):
             yield "teacher", Finding("missing", "teacher", f"{path} is not the file the teacher was trained on",
                                      "put that file there, or train the teacher again")  # fmt: skip
-    yield "tokenizer", next((towers[1].parent / name for name in TOKENIZER_FILES if (towers[1].parent / name).exists()),
-                            towers[1].parent / TOKENIZER_FILES[0])  # fmt: skip
+    yield "tokenizer", next((text / name for name in TOKENIZER_FILES if (text / name).exists()),
+                            text / TOKENIZER_FILES[0])  # fmt: skip
 
 
 def _named_teacher(name: str, pretrained: str | None) -> Files:

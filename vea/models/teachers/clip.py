@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from vea.errors import VeaError, did_you_mean
 from vea.models.teachers.base import Teacher
+from vea.models.weight_files import is_program
 
 
 class ClipTeacher(Teacher):
@@ -105,10 +106,34 @@ def _clip_by_name(name: str, pretrained: str | None) -> Teacher:
                 f"teacher.pretrained {pretrained!r} is neither a file nor a tag of {name}"
                 f"{did_you_mean(pretrained, tags)}"
             )
+        _check_quick_gelu(name, pretrained)
     elif pretrained is not None:
         raise VeaError(f"teacher {name} brings its own weights: remove teacher.pretrained ({pretrained})")
     return _open_clip(
         name, pretrained, description=f"CLIP {name}" + (f" ({Path(pretrained).name})" if pretrained else "")
+    )
+
+
+def _check_quick_gelu(name: str, pretrained: str) -> None:
+    """Raises ``VeaError`` for weights that learned with the quick GELU under a model with the exact one, or reversed.
+
+    open_clip only warns, and the features are then others. Of a file it is known of OpenAI's own form, TorchScript.
+    """
+    import open_clip
+
+    has = bool((open_clip.get_model_config(name) or {}).get("quick_gelu", False))
+    if Path(pretrained).is_file():
+        wants = True if is_program(Path(pretrained)) else has
+    else:
+        wants = bool(open_clip.get_pretrained_cfg(name, pretrained).get("quick_gelu", False))
+    if wants == has:
+        return
+    other = f"{name}-quickgelu" if wants else name.removesuffix("-quickgelu")
+    kinds = ("the quick GELU", "the exact GELU")
+    learned, computes = kinds if wants else kinds[::-1]
+    raise VeaError(
+        f"teacher.pretrained {pretrained} learned with {learned} and {name} computes {computes}: set teacher.name to "
+        f"{other}"
     )
 
 

@@ -73,7 +73,8 @@ def load_teacher(config: TeacherConfig) -> Teacher:
         return _from_folder(folder)
     if config.name == "tiny-synthetic":
         raise VeaError(
-            f"the tiny teacher is not installed at {folder}: python pretrain/align.py tiny-synthetic --out {folder}"
+            f"the tiny teacher is not installed at {folder}: install vea again, or make one with "
+            "python pretrain/align.py configs/pretrain/align_tiny.yaml and name RUN/teacher"
         )
     if config.name.startswith(PREFIX):
         return SentenceTeacher(config.name.removeprefix(PREFIX)).freeze()

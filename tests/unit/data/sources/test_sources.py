@@ -900,3 +900,68 @@ def test_a_line_of_json_that_is_no_object_is_named(tmp_path, row):
     put(tmp_path / "images" / "a.jpg", b"")
     with pytest.raises(VeaError, match=r"captions\.jsonl, line 2"):
         make_source(find_card("flickr8k_1k", CARDS)).to_write(tmp_path, "train")
+
+
+# ---------------- malformed rows: a few are left out and listed, many are another table
+
+
+def many_oasis(root: Path, *bad: str) -> None:
+    rows = "".join(f"p{i}.jpg,Animal,3.5,2.0,a dog,train\n" for i in range(60))
+    put(root / "oasis.csv", HEADER + rows + "".join(f"{row}\n" for row in bad))
+    put(root / "images" / "p0.jpg", picture(0))
+
+
+def many_captions(root: Path, *bad: str) -> None:
+    rows = "".join(json.dumps({"file": f"p{i}.jpg", "captions": "a dog", "split": "train"}) + "\n" for i in range(60))
+    put(root / "captions.jsonl", "\ufeff" + rows + "".join(f"{row}\n" for row in bad))
+    put(root / "images" / "p0.jpg", picture(0))
+
+
+def many_emosets(root: Path, *bad: str) -> None:
+    make_emoset(root)
+    rows = [json.dumps(["amusement", f"p{i}.jpg", f"p{i}.json"]) for i in range(60)]
+    put(root / "train.json", "[" + ",".join([*rows, *bad]) + "]")
+
+
+MALFORMED_ROWS = [
+    ("oasis", many_oasis, ["q.jpg,Animal"]),
+    ("oasis", many_oasis, ["q.jpg,Animal,3.5,2.0,a, b, c,train", "q"]),
+    ("flickr8k_1k", many_captions, ["{", "[1]"]),
+    ("flickr8k_1k", many_captions, ['{"file": null, "captions": ["x"], "split": "train"}']),
+    ("flickr8k_1k", many_captions, ['{"captions": ["x"], "split": "train"}', "null"]),
+    ("flickr8k_1k", many_captions, ['{"file": 7, "captions": ["x"], "split": "train"}']),
+    ("emoset", many_emosets, ['["amusement", "q.jpg"]']),
+    ("emoset", many_emosets, ["null", '["amusement", null, "q.json"]']),
+]
+
+
+@pytest.mark.parametrize(("name", "make", "bad"), MALFORMED_ROWS)
+def test_a_few_malformed_rows_are_left_out_and_listed(tmp_path, name, make, bad):
+    make(tmp_path, *bad)
+    source = make_source(find_card(name, CARDS))
+    assert len(source.listing(tmp_path, "train")) == 60
+    (said,) = [line for line in source.warnings if "malformed" in line]
+    assert f": {len(bad)} of {60 + len(bad)} lines are malformed and left out: " in said and "\n" not in said
+
+
+@pytest.mark.parametrize(("name", "make", "bad"), MALFORMED_ROWS)
+def test_many_malformed_rows_stop_the_preparation(tmp_path, name, make, bad):
+    make(tmp_path, *(bad * 4))
+    with pytest.raises(VeaError, match="lines are malformed") as told:
+        make_source(find_card(name, CARDS)).listing(tmp_path, "train")
+    assert "\n" not in str(told.value)
+
+
+def test_a_quote_that_is_never_closed_counts_all_that_it_swallows(tmp_path):
+    many_oasis(tmp_path, *(['q.jpg,Animal,3.5,2.0,"a dog,train'] + ["r.jpg,Animal,3.5,2.0,a dog,train"] * 20))
+    with pytest.raises(VeaError, match=r"\(21 of 81 lines are malformed\)"):
+        make_source(find_card("oasis", CARDS)).listing(tmp_path, "train")
+
+
+def test_captions_of_one_name_in_two_folders_are_two_pictures(tmp_path):
+    files = ["a/1.jpg", "b/1.jpg", "./c.jpg"]
+    rows = "".join(json.dumps({"file": file, "captions": "a dog", "split": "train"}) + "\n" for file in files)
+    put(tmp_path / "captions.jsonl", rows)
+    put(tmp_path / "images" / "c.jpg", picture(0))
+    keys = [key for key, _ in make_source(find_card("flickr8k_1k", CARDS)).listing(tmp_path, "train")]
+    assert sorted(keys) == ["flickr8k-a__1", "flickr8k-b__1", "flickr8k-c"]

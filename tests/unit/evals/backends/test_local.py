@@ -12,9 +12,9 @@ import tiny
 
 from vea.errors import VeaError
 from vea.evals.backends import open_backend
-from vea.evals.backends.local import choice_tokens
 from vea.evals.oasis import PROMPT
 from vea.evals.question import Question
+from vea.models.language.turns import first_tokens
 
 pytest.importorskip("transformers")
 STATEMENTS = ["It is good.", "The overall sentiment of the image is negative and sad", "x", "The image might evoke joy"]
@@ -61,10 +61,10 @@ def test_a_picture_changes_the_answer_and_a_blind_model_sees_none(folders, quest
 
 def test_spellings_and_shared_first_tokens():
     tokens = tiny.tokenizer()
-    correct, incorrect = choice_tokens(tokens, ["Correct", "Incorrect"])
+    correct, incorrect = first_tokens(tokens, ["Correct", "Incorrect"])
     assert correct and incorrect and not set(correct) & set(incorrect)
     with pytest.raises(VeaError, match="same token"):
-        choice_tokens(tokens, ["zebra", "zest"])
+        first_tokens(tokens, ["zebra", "zest"])
 
 
 @pytest.mark.parametrize("content", ["{}", "not json", '{"model_type": "llama"}'])

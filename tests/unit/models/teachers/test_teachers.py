@@ -1,6 +1,7 @@
 import json
 import os
 import shutil
+import zipfile
 from pathlib import Path
 
 import cv2
@@ -13,7 +14,7 @@ from vea.config import PromptConfig, TeacherConfig
 from vea.data.prompts import prompt
 from vea.data.synthetic import samples
 from vea.errors import VeaError
-from vea.models.teachers import base
+from vea.models.teachers import base, clip
 from vea.models.teachers.clip import ClipTeacher, WordTokenizer, build_clip
 from vea.models.teachers.load import load_teacher, read_teacher_config
 from vea.storage.identity import TINY_SYNTHETIC
@@ -258,3 +259,83 @@ def test_two_towers_apply_their_maps(tmp_path):
     text = teacher.encode_text(["a happy dog", "a glad dog", "an invoice for steel pipes"])
     assert (text[0] @ text[1]) > (text[0] @ text[2])
     assert teacher.encode_image(torch.zeros(2, 3, 40, 56, dtype=torch.uint8)).shape == (2, 16)
+
+
+@pytest.mark.parametrize(
+    ("name", "pretrained", "instead"),
+    [
+        ("ViT-B-32", "openai", "ViT-B-32-quickgelu"),
+        ("ViT-L-14", "openai", "ViT-L-14-quickgelu"),
+        ("ViT-B-32-quickgelu", "laion2b_s34b_b79k", "ViT-B-32"),
+        ("ViT-B-32", "program.pt", "ViT-B-32-quickgelu"),
+    ],
+)
+def test_weights_of_another_gelu_are_refused(name, pretrained, instead, tmp_path, monkeypatch):
+    """Nothing is fetched: the names tell. OpenAI's own files are TorchScript archives."""
+    monkeypatch.setattr("vea.models.teachers.clip._open_clip", lambda *_, **__: pytest.fail("it was opened"))
+    if pretrained.endswith(".pt"):
+        with zipfile.ZipFile(tmp_path / pretrained, "w") as archive:
+            archive.writestr("clip/constants.pkl", b"")
+        pretrained = str(tmp_path / pretrained)
+    with pytest.raises(VeaError, match=f"GELU.*set teacher.name to {instead}$"):
+        clip._clip_by_name(name, pretrained)
+
+
+@pytest.mark.parametrize(
+    ("name", "pretrained"), [("ViT-B-32-quickgelu", "openai"), ("ViT-B-32", "laion2b_s34b_b79k"), ("ViT-B-32", "w.pt")]
+)
+def test_weights_of_the_same_gelu_are_opened(name, pretrained, tmp_path, monkeypatch):
+    opened = []
+    monkeypatch.setattr("vea.models.teachers.clip._open_clip", lambda *given, **_: opened.append(given))
+    if pretrained.endswith(".pt"):
+        torch.save({"a": torch.zeros(1)}, tmp_path / pretrained)
+        pretrained = str(tmp_path / pretrained)
+    clip._clip_by_name(name, pretrained)
+    assert opened == [(name, pretrained)]
+
+
+def test_a_siglip_has_its_own_tokenizer_64_tokens_and_statistics(tmp_path):
+    """A tiny random model of SigLIP's real class: timm tower, another tokenizer, last-token pooling, a learned bias."""
+    tokenizers = pytest.importorskip("tokenizers")
+    transformers = pytest.importorskip("transformers")
+    from open_clip.model import CustomTextCLIP, set_model_preprocess_cfg
+
+    folder = tmp_path / "siglip"
+    folder.mkdir()
+    words = {word: number for number, word in enumerate(["<pad>", "</s>", "<unk>", "a", "photo", "of", "dog", "cat"])}
+    plain = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="<unk>"))
+    plain.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    plain.post_processor = tokenizers.processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    names = {"unk_token": "<unk>", "pad_token": "<pad>", "eos_token": "</s>"}
+    transformers.PreTrainedTokenizerFast(tokenizer_object=plain, **names).save_pretrained(folder)
+    cfg = {
+        "embed_dim": 16,
+        "init_logit_bias": -10,
+        "custom_text": True,
+        "vision_cfg": {"image_size": 32, "timm_model_name": "test_vit", "timm_model_pretrained": False,
+                       "timm_pool": "avg", "timm_proj": "linear"},
+        "text_cfg": {"context_length": 64, "vocab_size": 8, "hf_tokenizer_name": str(folder), "width": 16, "heads": 2,
+                     "layers": 1, "no_causal_mask": True, "proj_bias": True, "pool_type": "last",
+                     "norm_kwargs": {"eps": 1e-6}, "tokenizer_kwargs": {"clean": "canonicalize"}},
+    }  # fmt: skip
+    preprocess = {"size": 32, "mode": "RGB", "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic",
+                  "resize_mode": "squash"}  # fmt: skip
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": cfg, "preprocess_cfg": preprocess}))
+    torch.manual_seed(0)
+    model_cfg = {name: value for name, value in cfg.items() if name != "custom_text"}
+    model = CustomTextCLIP(**model_cfg).eval()
+    set_model_preprocess_cfg(model, preprocess)
+    save_file(model.state_dict(), folder / "open_clip_model.safetensors")
+    teacher = load_teacher(TeacherConfig(name=str(folder)))
+    assert isinstance(teacher, ClipTeacher) and teacher.resize == "squash"
+    assert teacher.mean.flatten().tolist() == [0.5] * 3 and teacher.std.flatten().tolist() == [0.5] * 3
+    tokens = teacher.tokenizer(["a photo of a dog"])
+    assert tokens.shape == (1, 64) and tokens[0, 5:7].tolist() == [1, words["<pad>"]]
+    assert float(teacher.model.logit_bias.detach()) == -10
+    images = torch.randint(0, 256, (2, 3, 32, 48), dtype=torch.uint8)
+    expected = model.encode_image(teacher.preprocess(images), normalize=True)
+    assert torch.allclose(teacher.encode_image(images), expected, atol=1e-5)
+    text = teacher.encode_text(["a photo of a dog", "a photo of a cat"])
+    assert torch.allclose(text, model.encode_text(teacher.tokenizer(["a photo of a dog", "a photo of a cat"]),
+                                                  normalize=True), atol=1e-5)  # fmt: skip
+    assert not torch.allclose(text[0], text[1])
