@@ -19,7 +19,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from vea.config import DatasetRef, ExplainConfig, RecogniseConfig, load_config
+from vea.config import DatasetRef, ExplainConfig, RecogniseConfig, TemporalConfig, load_config
 from vea.data.loading.loader import eval_loader
 from vea.data.shards.index import read_index
 from vea.distributed import collectives
@@ -39,20 +39,36 @@ from vea.taxonomy.fields import LabelField, merged_fields
 from vea.training.steps import to_device
 
 Record = dict[str, Any]  # of an evaluation, as in its JSON
-HEADLINE = ("accuracy", "accuracy_top3", "balanced_accuracy", "macro_f1", "nll", "ece", "mAP", "ccc", "pearson", "rmse")
+HEADLINE = (
+    "personalized",
+    "generalized",
+    "ccc_clips",
+    "accuracy",
+    "accuracy_top3",
+    "balanced_accuracy",
+    "macro_f1",
+    "nll",
+    "ece",
+    "mAP",
+    "ccc",
+    "pearson",
+    "rmse",
+)
 
 
-def read_run(run_dir: Path) -> RecogniseConfig | ExplainConfig:
+def read_run(run_dir: Path) -> RecogniseConfig | ExplainConfig | TemporalConfig:
     """Returns the resolved config of a run folder."""
     if not (run_dir / "config.yaml").is_file():
         raise VeaError(f"no run at {run_dir} (no config.yaml in it); give the folder that finetune/train.py wrote")
     config = load_config(run_dir / "config.yaml")
-    if not isinstance(config, RecogniseConfig | ExplainConfig):
+    if not isinstance(config, RecogniseConfig | ExplainConfig | TemporalConfig):
         raise VeaError(f"{run_dir} is a run of recipe {config.recipe!r}; evaluate.py scores fine-tuned runs")
     return config
 
 
-def data_to_evaluate(config: RecogniseConfig | ExplainConfig, *, split: str, data: str | None) -> list[DatasetRef]:
+def data_to_evaluate(
+    config: RecogniseConfig | ExplainConfig | TemporalConfig, *, split: str, data: str | None
+) -> list[DatasetRef]:
     """Returns ``split`` of the set at ``data``, or of the run's own validation sets."""
     paths = [data] if data else list(dict.fromkeys(ref.path for ref in config.data.val))
     for path in paths:
@@ -222,6 +238,16 @@ def recognition(given: argparse.Namespace, config: RecogniseConfig, refs: list[D
     return {**extra, "weights": weights, **metrics.report()}
 
 
+def over_time(given: argparse.Namespace, refs: list[DatasetRef], runtime: Runtime) -> Record:
+    """Returns how near the series of clips come; the predicted ones go to ``series_SPLIT/``, a CSV a clip."""
+    from vea.inference.temporal import evaluate_over_time, load_temporal
+
+    task = load_temporal(given.run, device=str(runtime.device), kind=given.weights)
+    folder = given.run / result_name(given).replace("evaluation", "series", 1)
+    place = {"rank": runtime.rank, "world_size": runtime.world_size}
+    return {"weights": {"kind": given.weights}, **evaluate_over_time(task, refs, folder=folder, **place)}
+
+
 def parsed(argv: list[str]) -> argparse.Namespace:
     """Returns the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -273,7 +299,9 @@ def main(argv: list[str]) -> None:
         raise VeaError("--calibrate fits the temperature on val; score another split with it, e.g. --split test")
     refs = data_to_evaluate(config, split=given.split, data=given.data)
     runtime = vea_runtime.start(config.runtime, precision=config.train.precision)
-    if isinstance(config, ExplainConfig):
+    if isinstance(config, TemporalConfig):
+        found = over_time(given, refs, runtime)
+    elif isinstance(config, ExplainConfig):
         found = explanations(given, config, refs, runtime)
     else:
         found = recognition(given, config, refs, runtime)

@@ -45,6 +45,7 @@ from vea.config.sections import (
     TrackingConfig,
     TrainConfig,
 )
+from vea.config.temporal import ClipConfig, TemporalConfig, TemporalHeadConfig
 
 __all__ = [
     "RECIPES",
@@ -54,6 +55,7 @@ __all__ = [
     "BankConfig",
     "CaptionsConfig",
     "ClassifierConfig",
+    "ClipConfig",
     "ConfigT",
     "DataConfig",
     "DatasetRef",
@@ -84,6 +86,8 @@ __all__ = [
     "SalientConfig",
     "Section",
     "TeacherConfig",
+    "TemporalConfig",
+    "TemporalHeadConfig",
     "TextDecoderConfig",
     "TextTowerConfig",
     "TrackingConfig",

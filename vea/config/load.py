@@ -18,6 +18,7 @@ from vea.config.instruct import InstructConfig
 from vea.config.pretrain import PretrainConfig
 from vea.config.recognise import AttributesConfig, EmotionConfig, RecogniseConfig
 from vea.config.sections import RunConfig
+from vea.config.temporal import TemporalConfig
 from vea.errors import VeaError, did_you_mean
 
 ConfigT = TypeVar("ConfigT", bound=RunConfig)
@@ -29,6 +30,7 @@ RECIPES: dict[str, type[RunConfig]] = {
     "emotion": EmotionConfig,
     "attributes": AttributesConfig,
     "explain": ExplainConfig,
+    "temporal": TemporalConfig,
     "instruct": InstructConfig,
 }
 

@@ -12,11 +12,14 @@ MAX_PIXELS = 178_956_970  # the same for the area, as in Pillow (a decoded image
 
 @dataclass
 class Sample:
-    """One encoded image with everything known about it.
+    """One encoded image, or a clip, with everything known about it.
 
     ``image`` holds the undecoded file; ``extension`` is ``jpg``, ``png`` or ``webp``. ``person_boxes`` are
     ``[x0, y0, x1, y1]`` in pixels of the image as displayed (after EXIF orientation), most prominent person first.
     ``text`` is the list of captions (any may serve as the prompt). ``key`` is unique in its data set.
+
+    Of a clip ``image`` holds the video file, and ``clip`` says ``times`` (seconds of every frame), ``series``
+    ({label: a number a frame, null where there is none}) and ``tracks`` ({name: [[frame, x0, y0, x1, y1], ...]}).
     """
 
     key: str
@@ -27,6 +30,7 @@ class Sample:
     person_boxes: list[list[float]] = field(default_factory=list)
     source: str = ""
     split: str = "train"
+    clip: dict[str, Any] = field(default_factory=dict)
 
     def metadata(self) -> bytes:
         """Returns the bytes of ``KEY.json``: the same sample always gives the same bytes."""
@@ -38,6 +42,8 @@ class Sample:
             "source": self.source,
             "split": self.split,
         }
+        if self.clip:  # pictures have the bytes that they had before there were clips
+            record["clip"] = self.clip
         return json.dumps(record, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
 
 

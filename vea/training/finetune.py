@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from vea.config import ExplainConfig, FinetuneConfig, InstructConfig, RecogniseConfig
+from vea.config import ExplainConfig, FinetuneConfig, InstructConfig, RecogniseConfig, TemporalConfig
 from vea.data.loading.loader import eval_loader, train_loader
 from vea.data.shards.index import read_index
 from vea.data.streams.stream import stream_fields
@@ -58,6 +58,10 @@ def build_task(config: FinetuneConfig, fields: dict[str, LabelField]) -> Task:
         from vea.tasks.explain import ExplainTask  # it needs transformers
 
         return ExplainTask(config, fields=fields)
+    if isinstance(config, TemporalConfig):
+        from vea.tasks.temporal import TemporalTask
+
+        return TemporalTask(config, fields=fields)
     if isinstance(config, InstructConfig):
         if config.model.kind == "hf":
             from vea.tasks.instruct_whole import InstructWholeTask

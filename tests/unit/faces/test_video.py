@@ -1,3 +1,5 @@
+import shutil
+import subprocess
 from fractions import Fraction
 
 import numpy as np
@@ -33,6 +35,14 @@ def test_times_of_a_variable_rate_are_kept(tmp_path):
     assert [frame.time for frame in found] == pytest.approx(times, abs=0.002)
     assert found[0].image.shape == (48, 64, 3)
     assert found[4].image[24, 32].mean() == pytest.approx(45, abs=4)
+
+
+@pytest.mark.skipif(shutil.which("ffprobe") is None, reason="ffprobe is not installed (apt-get install ffmpeg)")
+def test_times_are_those_of_ffprobe(tmp_path):
+    path = write(tmp_path / "a.mp4", [0.0, 0.04, 0.08, 0.5, 0.52, 1.7, 1.74, 3.0])
+    words = ["-v", "error", "-select_streams", "v:0", "-show_entries", "frame=pts_time", "-of", "csv=p=0"]
+    told = subprocess.run(["ffprobe", *words, str(path)], capture_output=True, text=True, check=True).stdout.split()
+    assert [frame.time for frame in frames(path)] == pytest.approx([float(t.strip(",")) for t in told], abs=1e-4)
 
 
 def test_every_takes_each_nth_frame(tmp_path):

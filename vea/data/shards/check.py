@@ -14,6 +14,7 @@ from PIL import Image
 
 from vea.data.duplicates import picture_hash
 from vea.data.shards.index import Index, read_offsets
+from vea.data.views.clips import check_clip
 from vea.data.views.decode import CorruptImage
 from vea.data.views.decode import decode as read_pixels
 from vea.errors import VeaError
@@ -80,9 +81,12 @@ def check_shard(index: Index, shard: dict[str, Any], *, decode: bool) -> Checked
             )
         if decode:
             try:
+                if record.get("clip"):
+                    check_clip(data[image_at : image_at + image_size], record["clip"])
+                    continue
                 pixels = read_pixels(data[image_at : image_at + image_size])
                 pictures.append((key, picture_hash(Image.fromarray(pixels))))
-            except CorruptImage as error:
+            except (CorruptImage, ValueError) as error:
                 problems.append(f"{path.name}, {key}: the image cannot be decoded ({error})")
     return Checked(problems, pictures)
 

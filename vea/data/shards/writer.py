@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from vea.data.sample import Sample
+from vea.data.views.clips import check_clip
 from vea.data.views.decode import CorruptImage, decode, open_image, read_header
 from vea.errors import VeaError, did_you_mean
 from vea.storage import atomic
@@ -111,9 +112,14 @@ def prepare_image(sample: Sample, *, max_side: int | None, quality: int) -> Samp
     It changes when a side is above ``max_side``, when it is not JPEG, PNG or WebP, or has several frames (the first
     stays). The extension follows the content, not the name. Person boxes are scaled with the image.
 
+    A clip stays as it is, once every frame of it was decoded and counted.
+
     Raises:
         ValueError: the image cannot be decoded; the text is the reason.
     """
+    if sample.clip:
+        check_clip(sample.image, sample.clip)
+        return sample
     try:
         header = read_header(sample.image)
         kept = header.format in _EXTENSIONS and (header.format == "MPO" or header.frames == 1)

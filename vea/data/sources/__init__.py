@@ -9,6 +9,7 @@ from vea.data.cards import Card
 from vea.data.sources.affectnet import AffectNet
 from vea.data.sources.base import Source
 from vea.data.sources.captions import Captions
+from vea.data.sources.clips import ClipFolder, Moving, OmgEmpathy
 from vea.data.sources.emoset import EmoSet, WeakEmoSet
 from vea.data.sources.emotic import Emotic
 from vea.data.sources.explanations import Explanations
@@ -25,6 +26,7 @@ from vea.errors import VeaError, did_you_mean
 LAYOUTS: dict[str, type[Source]] = {
     "affectnet": AffectNet,
     "captions": Captions,
+    "clip_folder": ClipFolder,
     "emoset": EmoSet,
     "emoset_weak": WeakEmoSet,
     "emotic": Emotic,
@@ -32,7 +34,9 @@ LAYOUTS: dict[str, type[Source]] = {
     "fer2013_csv": Fer2013Csv,
     "fer2013plus": Fer2013Plus,
     "image_folder": ImageFolder,
+    "moving": Moving,
     "oasis": Oasis,
+    "omg_empathy": OmgEmpathy,
     "rafdb": RafDb,
     "synthetic": Synthetic,
     "webdataset": WebDataset,

@@ -77,7 +77,7 @@ def _headers(url: str) -> Iterator[dict[str, Any]]:
         size = path.stat().st_size
         with tarfile.open(path, "r:") as tar:
             for member in tar:
-                tar.members = []  # type: ignore[misc]  # a shard has tens of thousands
+                tar.members = []  # type: ignore[attr-defined]  # a shard has tens of thousands
                 if member.isreg() and not _META.match(member.name):
                     if member.offset_data + member.size > size:
                         raise Damaged(f"ends within {member.name}")

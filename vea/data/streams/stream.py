@@ -12,12 +12,14 @@ the place are skipped: their headers alone where the file can be seeked, undecod
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
 import numpy as np
+from torch.utils.data import get_worker_info
 
 from vea.config import DatasetRef
 from vea.data.loading.items import Unusable
@@ -48,6 +50,32 @@ class _Reading:
     records: Iterator[Record]
 
 
+class _Fill(threading.Thread):
+    """The next window of a reader, read while the one before it is used; of what is not on this machine."""
+
+    def __init__(self, key: tuple[int, int], reading: _Reading, count: int) -> None:
+        super().__init__(daemon=True)  # a process that ends does not wait for a server
+        self.key, self.reading, self.count = key, reading, count
+        self.window: list[Record] = []
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            self.window = list(islice(self.reading.records, self.count))
+        except BaseException as error:  # told where the window is asked for
+            self.error = error
+
+    def result(self) -> list[Record]:
+        """Returns the window once it is there; raises what reading it raised."""
+        if self.ident is None:
+            self.run()  # nobody started it: read now
+        else:
+            self.join()
+        if self.error is not None:
+            raise self.error
+        return self.window
+
+
 class StreamSet(ShardSet):
     """One ``DatasetRef`` whose path names tars (``vea.data.streams.urls.is_stream``).
 
@@ -66,6 +94,8 @@ class StreamSet(ShardSet):
         self._problems: dict[str, str] = {}  # of shards, told with the next sample
         self._bad: set[int] = set()
         self._readings: dict[int, _Reading] = {}
+        self._ahead: dict[int, _Fill] = {}
+        self._remote = any(local_tar(url) is None for url in self.urls)
         self._windows: dict[int, dict[tuple[int, int], list[Record]]] = {}
         self._lengths: dict[int, int] = {}  # samples of a pass of a reader, once it has ended
         self._order: Order | None = None
@@ -156,19 +186,30 @@ class StreamSet(ShardSet):
         """Returns a window of a pass, shuffled by its key; empty where the pass has ended before."""
         held = self._windows.setdefault(reader, {})
         if (pass_number, number) not in held:
-            first = number * self.ref.shuffle
-            reading = self._readings.get(reader)
-            if reading is None or (reading.pass_number, reading.place) != (pass_number, first):
-                reading = _Reading(pass_number, first, self._samples(reader, pass_number, skip=first))
-                self._readings[reader] = reading
-            window = list(islice(reading.records, self.ref.shuffle))
-            reading.place += len(window)
+            fill = self._ahead.pop(reader, None)
+            if fill is None or fill.key != (pass_number, number):
+                fill = self._fill(reader, pass_number, number)
+            window = fill.result()
+            if self._remote and window and get_worker_info() is not None:  # a process that forks shall have no threads
+                after = (pass_number, number + 1) if len(window) == self.ref.shuffle else (pass_number + 1, 0)
+                self._ahead[reader] = self._fill(reader, *after)
+                self._ahead[reader].start()
             assert self._order is not None
             key = (self._order.seed, self._dataset, reader, pass_number, number)
             while len(held) >= WINDOWS:
                 held.pop(next(iter(held)))
             held[pass_number, number] = [window[at] for at in permutation(len(window), "stream", *key)]
         return held[pass_number, number]
+
+    def _fill(self, reader: int, pass_number: int, number: int) -> _Fill:
+        """Returns what reads a window; where it is not the next one, from the beginning of its pass."""
+        first = number * self.ref.shuffle
+        reading = self._readings.get(reader)
+        if reading is None or (reading.pass_number, reading.place) != (pass_number, first):
+            reading = _Reading(pass_number, first, self._samples(reader, pass_number, skip=first))
+            self._readings[reader] = reading
+        reading.place = first + self.ref.shuffle
+        return _Fill((pass_number, number), reading, self.ref.shuffle)
 
     def _samples(self, reader: int, pass_number: int, *, skip: int) -> Iterator[Record]:
         """Yields a reader's samples of a pass from number ``skip`` on."""

@@ -247,7 +247,7 @@ def test_one_shard_in_both_ways_and_its_ends(tmp_path):
 
 
 def test_what_only_prepared_sets_have(tars):
-    for word, expected in [("fraction: 0.5", "has no fraction"), ("persons: p", "has no persons")]:
+    for word, expected in [("fraction: 0.5", "has no fraction"), ("persons: p", "remove persons")]:
         with pytest.raises(VeaError, match=expected):
             keys(config_of(tars, f"data.train=[{{path: '{tars}', {word}}}]"))
     config = config_of(tars)
