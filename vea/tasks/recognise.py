@@ -205,16 +205,18 @@ class RecogniseTask(Task):
         x = (x.expand(-1, channels, -1, -1) - self.mean) / self.std
         return x if self.is_transformer else x.contiguous(memory_format=torch.channels_last)
 
-    def logits(self, x: Tensor) -> dict[str, Tensor]:
-        """Returns {target: logits (B, C) fp32} of normalised images (B, C, H, W)."""
+    def features(self, x: Tensor) -> Tensor:
+        """Returns the pooled features (B, F) of normalised images (B, C, H, W), which the heads read."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.model.train != "linear"):
             if self.is_transformer:
                 pool = "avg" if self.config.model.pool == "default" else self.config.model.pool
                 tokens = self.encoder.forward_features(x)  # type: ignore[operator]
-                features = pool_tokens(tokens, pool=pool, num_prefix_tokens=self.encoder.num_prefix_tokens)  # type: ignore[arg-type]
-            else:
-                features = self.encoder(x)
-        return self.heads(features)
+                return pool_tokens(tokens, pool=pool, num_prefix_tokens=self.encoder.num_prefix_tokens)  # type: ignore[arg-type]
+            return self.encoder(x)
+
+    def logits(self, x: Tensor) -> dict[str, Tensor]:
+        """Returns {target: logits (B, C) fp32} of normalised images (B, C, H, W)."""
+        return self.heads(self.features(x))
 
     def _target(self, labels: Tensor, *, field: LabelField) -> Tensor:
         """Returns what a head learns: class masses, a label set, or a value with its scale mapped to [-1, 1]."""
