@@ -133,6 +133,7 @@ class Predictor:
         detect_faces: bool = True,
         batch_size: int = 32,
         urls: bool = False,
+        units: bool = False,
     ) -> Iterator[Any]:
         """Yields what is found in pictures, or over time in a video; memory does not grow with their number or length.
 
@@ -149,6 +150,7 @@ class Predictor:
             detect_faces: of images, see ``predict``.
             batch_size: images or crops that are classified together.
             urls: of images, True fetches ``http(s)://`` addresses.
+            units: of a video, give each row its readings (``vea.inference.readings``); images always have them.
 
         Raises:
             VeaError: the face detector is not installed; a video cannot be read, or breaks off.
@@ -162,6 +164,7 @@ class Predictor:
                 every=every,
                 smoothing=smoothing,
                 thumbnails=thumbnails,
+                units=units,
             )
         several = cast("Iterable[ImageLike]", [source] if is_single(source) else source)
         return self._pictures(several, detect_faces=detect_faces, batch_size=batch_size, urls=urls)

@@ -13,6 +13,7 @@ expressions by a table (``vea.inference.intensity.affect``).
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,9 @@ from vea.models.units import UnitHead
 from vea.tasks.recognise import RecogniseTask
 from vea.tasks.saved import SavedModel
 from vea.taxonomy.words import canonical_expression
+
+if TYPE_CHECKING:
+    from vea.inference.results import Face, Prediction
 
 UNITS_FILE, INTENSITY_FILE = "units.safetensors", "intensity.safetensors"
 AFFECT = ("valence", "arousal", "dominance")  # -1 to 1
@@ -91,6 +95,24 @@ class Readings(nn.Module):
             read = Intensity.read(path)
             intensity = read if _fits(model.task, read.probe, path) else None
         return cls(units=units, intensity=intensity, shares=_shares(model.task)).eval()
+
+
+POSE = ("yaw", "pitch", "roll")  # degrees
+
+
+def columns(readings: Readings, *, landmarks: bool = False) -> list[str]:
+    """Returns the names of ``flat``'s entries: of affect, intensities, units, and of the pose where it is asked for."""
+    names = [f"face_{name}" for name in readings.names.get("affect", ())]
+    names += [f"intensity_{name}" for name in readings.names.get("intensity", ())]
+    return [*names, *readings.names.get("units", ()), *(POSE if landmarks else ())]
+
+
+def flat(face: Face | Prediction) -> dict[str, float]:
+    """Returns what was read of a face under the names of ``columns``."""
+    told = {f"face_{name}": value for name, value in face.affect.items()}
+    told |= {f"intensity_{name}": value for name, value in face.intensity.items()}
+    marks = getattr(face, "landmarks", None)
+    return {**told, **face.units, **({name: getattr(marks, name) for name in POSE} if marks else {})}
 
 
 def _shares(task: RecogniseTask) -> tuple[str, tuple[str, ...]] | None:
