@@ -79,7 +79,7 @@ def jpegs(count: int) -> tuple[str, list[bytes]]:
     return "drawn scenes with noise (synthetic)", drawn
 
 
-def write_inputs(files: list[bytes], folder: Path) -> None:
+def write_inputs(files: list[bytes], folder: Path, *, shard_size: int = 250) -> None:
     """Writes the same files in the two layouts: ``raw/a/N.jpg`` with ``N.json``, and shards."""
     raw = folder / "raw" / "a"
     raw.mkdir(parents=True)
@@ -91,7 +91,7 @@ def write_inputs(files: list[bytes], folder: Path) -> None:
         box = [width * 0.25, height * 0.1, width * 0.7, height * 0.95]
         samples.append(Sample(f"{number:06d}", data, "jpg", {}, ["a picture"], [box]))
     write_dataset({"train": samples}, folder / "shards", name="bench", title="bench", fields={}, card=None,
-                  shard_size=250)  # fmt: skip
+                  shard_size=shard_size)  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------------------------- loaders
@@ -217,8 +217,13 @@ def cpu_seconds() -> float:
 
 def measure(name: str, folder: Path, count: int, workers: int) -> tuple[float, float]:
     """Returns images/s and CPU-ms per sample."""
+    return measured(lambda: LOADERS[name](folder, count, workers))
+
+
+def measured(batches: Callable[[], Iterator[int]]) -> tuple[float, float]:
+    """Returns images/s and CPU-ms per sample of what yields batch sizes."""
     cpu, start = cpu_seconds(), time.perf_counter()
-    done = sum(LOADERS[name](folder, count, workers))
+    done = sum(batches())
     wall = time.perf_counter() - start
     gc.collect()  # a generator that was left early holds on to its workers
     while multiprocessing.active_children():  # their time counts when they have ended: here, not in what comes next

@@ -52,6 +52,11 @@ def open_dataset(path: _Any, split: str = "train", **options: _Any) -> _Any:
     return _importlib.import_module("vea.data.dataset").open_dataset(path, split, **options)
 
 
+def as_webdataset(path: _Any, split: str = "train", **options: _Any) -> _Any:
+    """Returns a split of a prepared set as a webdataset pipeline; see ``vea.data.dataset.as_webdataset``."""
+    return _importlib.import_module("vea.data.dataset").as_webdataset(path, split, **options)
+
+
 def push_to_hub(model: _Any, repo_id: str, **options: _Any) -> str:
     """Pushes a model and its card to the hub; offline, writes the folder only; see ``vea.publish.hub.push_to_hub``."""
     return _importlib.import_module("vea.publish.hub").push_to_hub(model, repo_id, **options)

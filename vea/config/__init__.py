@@ -12,7 +12,15 @@ from vea.config.explain import (
 )
 from vea.config.files import apply_override, read_yaml
 from vea.config.load import RECIPES, ConfigT, config_from_command_line, load_config
-from vea.config.pretrain import DecoderConfig, ObjectiveConfig, PretrainConfig, PretrainModelConfig
+from vea.config.pretrain import (
+    BankConfig,
+    CaptionsConfig,
+    DecoderConfig,
+    ObjectiveConfig,
+    PretrainConfig,
+    PretrainModelConfig,
+    SalientConfig,
+)
 from vea.config.recognise import (
     AttributesConfig,
     ClassifierConfig,
@@ -40,6 +48,8 @@ __all__ = [
     "RECIPES",
     "AttributesConfig",
     "AugmentConfig",
+    "BankConfig",
+    "CaptionsConfig",
     "ClassifierConfig",
     "ConfigT",
     "DataConfig",
@@ -64,6 +74,7 @@ __all__ = [
     "RecogniseConfig",
     "RunConfig",
     "RuntimeConfig",
+    "SalientConfig",
     "Section",
     "TeacherConfig",
     "TextDecoderConfig",

@@ -11,9 +11,12 @@ from vea.config.base import Arguments, Section
 
 
 class DatasetRef(Section):
-    """One prepared data set (a folder or URL with ``index.json``) and how much of it to use."""
+    """One data set and how much of it to use: prepared (a folder or URL with ``index.json``), or a stream of tars."""
 
-    path: str = Field(description="folder or URL of a prepared data set: the place of its index.json")
+    path: str = Field(
+        description="folder or URL of a prepared data set, the place of its index.json; or tars as they are, for "
+        "data.train: DIR/{00000..41455}.tar, s3://, https:// or pipe: of pictures with txt, json or cls"
+    )
     split: str = Field("train", description="name of a split in the index")
     weight: float = Field(
         1.0, gt=0, description="share of the draws in a mixture, relative to the other sets; equal by default"
@@ -29,6 +32,18 @@ class DatasetRef(Section):
     persons: str | None = Field(
         None,
         description="sidecar of `vea enrich persons` for samples without person boxes; null: the boxes of the set",
+    )
+    faces: str | None = Field(
+        None, description="sidecar of `vea enrich faces`, whose boxes are salient for model.salient; null: none"
+    )
+    saliency: str | None = Field(None, description="sidecar of `vea enrich saliency`, for model.salient; null: none")
+
+    classes: dict[str, list[str]] = Field(
+        {}, description="a stream's labels: the classes of a key of KEY.json, or of KEY.cls where one label is named"
+    )
+    shuffle: int = Field(256, ge=1, description="a stream's samples per virtual reader that are shuffled together")
+    missing_shards: int = Field(
+        0, ge=0, description="so many missing or damaged shards of a stream (a process) are passed over, not an error"
     )
 
     @field_validator("part")
@@ -56,6 +71,13 @@ class DataConfig(Section):
     )
     cache_gb: float = Field(
         50.0, gt=0, description="GB that the cache may take; the shards unused for longest go first"
+    )
+
+    epoch_samples: int | None = Field(
+        None,
+        ge=1,
+        description="samples that count as an epoch where nobody knows the size of the data, such as a stream; "
+        "training lines then say which epoch it is; null: they do not",
     )
 
     @model_validator(mode="after")
@@ -109,6 +131,9 @@ class TrainConfig(Section):
     betas: tuple[float, float] = Field((0.9, 0.95), description="of adamw; sgd takes the first as its momentum")
     layer_decay: float = Field(
         1.0, gt=0, le=1, description="learning rate of a layer over that of the layer above it; 1: all alike"
+    )
+    trunk_scale: float = Field(
+        1.0, gt=0, le=1, description="learning rate of the encoder over that of what is new beside it; 1: the same"
     )
     clip_grad: float | None = Field(None, gt=0, description="largest norm of all gradients together; null: no clipping")
     ema_decay: float | None = Field(
@@ -219,12 +244,16 @@ class TeacherConfig(Section):
 
     ``name`` is an open_clip model name or hub id (then ``pretrained`` names a local file or a tag), or a folder saved
     by ``pretrain/align.py``, or ``tiny-synthetic``: the small teacher that ships with vea, trained on synthetic
-    captions, meant for demo and tests. ``cache: image`` reads teacher embeddings of the clean image from the sidecar
+    captions, meant for demo and tests; or ``sentence:PACKAGE``, the sentence encoder inside a Python package, for
+    objectives that read texts alone. ``cache: image`` reads teacher embeddings of the clean image from the sidecar
     of `vea enrich teacher-image` (a stated variant); ``none`` runs the teacher on the unmasked scene view, as in the
     paper. ``text`` reads those of the prompts (`vea enrich teacher-text`), the same numbers; ``both`` reads both.
     """
 
-    name: str = Field("ViT-B-16", description="open_clip model, hub id, folder of pretrain/align.py, or tiny-synthetic")
+    name: str = Field(
+        "ViT-B-16",
+        description="open_clip model, hub id, folder of pretrain/align.py, tiny-synthetic, sentence:PACKAGE",
+    )
     pretrained: str | None = Field(
         None, description="local file, or tag of open_clip; null: the name brings its weights"
     )

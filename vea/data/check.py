@@ -12,6 +12,9 @@ from vea.data.loading.sets import ShardSet
 from vea.data.overlap import check_overlap
 from vea.data.shards.index import Index, read_index
 from vea.data.shards.reader import ShardReader
+from vea.data.streams.shard import Damaged, Missing, records
+from vea.data.streams.stream import StreamSet
+from vea.data.streams.urls import is_stream
 from vea.errors import VeaError
 
 
@@ -23,9 +26,32 @@ def check_sets(config: RunConfig) -> Iterator[Finding]:
     for role, refs in (("train", data.train), ("val", data.val)):
         for ref in refs:
             try:
-                yield _whole(ref, what=f"data.{role}")
+                if is_stream(ref.path):
+                    yield _stream(ref, what=f"data.{role}")
+                else:
+                    yield _whole(ref, what=f"data.{role}")
             except VeaError as error:
                 yield Finding.of(error, f"data.{role}")
+
+
+def _stream(ref: DatasetRef, *, what: str) -> Finding:
+    """Returns the number of shards of a stream, and what the first is found to hold."""
+    if what == "data.val":
+        return Finding("wrong", what, f"{ref.path} is a stream of tars", "validate on a prepared set")
+    shards = StreamSet(ref)
+    total = shards.counts.total()
+    size = "nobody counted its samples" if total is None else f"{total:,} samples"
+    try:
+        first = next(records(shards.urls[0]))
+    except (Missing, Damaged, StopIteration) as error:
+        return Finding(
+            "missing", what, f"{shards.urls[0]}: {error or 'no samples'}", "look at the address, copy it again"
+        )
+    text = f"{shards.name}: {len(shards.urls)} shards, {size}; the first sample has {', '.join(sorted(first.members))}"
+    few = len(shards.urls) < 2
+    return Finding(
+        "warning" if few else "ok", what, text, "more shards than virtual readers shuffle better" if few else ""
+    )
 
 
 def _whole(ref: DatasetRef, *, what: str) -> Finding:
@@ -66,6 +92,8 @@ def check_sidecars(config: RunConfig) -> Iterator[Finding]:
     kinds: tuple[Literal["image", "text"], ...] = ("image", "text")
     alone = [teacher.model_copy(update={"cache": kind}) for kind in kinds if teacher and teacher.cached(kind)]
     for ref in [*config.data.train, *config.data.val]:
+        if is_stream(ref.path):
+            continue
         asked = [(f"teacher_{one.cache}", ref.model_copy(update={"persons": None}), one) for one in alone]
         for name, opened, one in [*asked, *([(ref.persons, ref, None)] if ref.persons else [])]:
             try:

@@ -12,7 +12,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from vea.data.loading.collate import LabelEncoder
-from vea.data.shards.index import Index
+from vea.data.shards.index import Index, read_index
 from vea.data.shards.reader import ShardReader
 from vea.data.views.decode import CorruptImage, decode
 from vea.errors import VeaError
@@ -108,3 +108,41 @@ def open_dataset(
         RunError: a server does not answer.
     """
     return EmotionDataset(ShardReader(os.fspath(path), split), transform=transform, encode=encode)
+
+
+def as_webdataset(
+    path: str | os.PathLike[str], split: str = "train", *, shuffle: int = 0, decode: str | None = None, **options: Any
+) -> Any:
+    """Returns one split of a prepared set as a ``webdataset.WebDataset``, for pipelines of other libraries.
+
+    Samples are dicts of ``__key__``, the encoded picture under its extension, and ``json``, its labels and texts. Add
+    steps as to any: ``vea.as_webdataset("data/x", decode="pil").to_tuple("jpg;png;webp", "json")``.
+
+    Args:
+        path: folder, ``index.json`` or URL of a prepared set; a remote one is streamed, not kept.
+        split: a name in its index.
+        shuffle: samples of webdataset's shuffle buffer, and its shards in any order; 0: in the order of the index.
+        decode: passed to ``.decode``, such as ``"pil"`` or ``"torchrgb"``; None: bytes.
+        options: of ``webdataset.WebDataset``. Nodes share the shards unless ``nodesplitter`` says otherwise.
+
+    Raises:
+        VeaError: there is no such data set or split.
+    """
+    import webdataset
+
+    from vea.data.streams.urls import register
+
+    register()
+    index = read_index(os.fspath(path))
+    files = [shard["file"] for shard in index.split(split)["shards"]]
+    if index.remote:
+        query = f"?{index.remote.query}" if index.remote.query else ""
+        urls = [f"{index.remote.url}/{file}{query}" for file in files]
+    else:
+        urls = [str((index.root / file).resolve()) for file in files]
+    given = {"shardshuffle": len(urls) if shuffle else False, "nodesplitter": webdataset.split_by_node}
+    if len(urls) < 2:
+        given["empty_check"] = False  # a worker without a shard is no fault
+    data = webdataset.WebDataset(urls, **{**given, **options})
+    data = data.shuffle(shuffle) if shuffle else data
+    return data.decode(decode) if decode else data

@@ -19,6 +19,7 @@ from vea.data.duplicates import clusters
 from vea.data.loading.sets import ShardSet
 from vea.data.shards.index import Index, read_index
 from vea.data.shards.sidecars import index_checksum
+from vea.data.streams.urls import is_stream
 from vea.errors import VeaError
 
 HASHES = "picture_hashes"
@@ -122,6 +123,8 @@ def _local(refs: Sequence[DatasetRef]) -> list[DatasetRef]:
     found = []
     for ref in refs:
         try:
+            if is_stream(ref.path):
+                continue
             index = read_index(ref.path)
             if not index.remote and index.split(ref.split)["samples"]:
                 found.append(ref)

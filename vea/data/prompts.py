@@ -49,25 +49,29 @@ def attribute_prompt(labels: dict[str, Any], *, emotion: bool = True) -> str:
     return " ".join(form.format(_written(known[name])) for name, form in sentences if known.get(name) not in (None, []))
 
 
-def caption_of(metadata: dict[str, Any]) -> str:
-    """Returns one caption of the sample, the same one every time, chosen by a hash of its key; empty if it has none."""
+def caption_of(metadata: dict[str, Any], *, turn: int = 0) -> str:
+    """Returns one caption of the sample, chosen by a hash of its key; empty if it has none.
+
+    Another ``turn`` is another caption where there are several; turns go round.
+    """
     captions = [text.strip() for text in metadata.get("text") or [] if text.strip()]
     if not captions:
         return ""
     digest = hashlib.blake2b(str(metadata["id"]).encode(), digest_size=8).digest()
-    return captions[int.from_bytes(digest, "little") % len(captions)]
+    return captions[(int.from_bytes(digest, "little") + turn) % len(captions)]
 
 
-def prompt(metadata: dict[str, Any], *, config: PromptConfig) -> str:
+def prompt(metadata: dict[str, Any], *, config: PromptConfig, turn: int = 0) -> str:
     """Returns the teacher's text for one sample; ``metadata`` is its ``KEY.json``.
 
     ``config.source``: ``caption`` takes a caption, ``attributes`` the attribute sentences, ``auto`` a caption where
     there is one and the attributes elsewhere. A caption is used as it is: ``config.emotion`` governs the attributes.
-    A sample that has neither gets ``NO_TEXT``. Truncation to the context is the tokenizer's business.
+    A sample that has neither gets ``NO_TEXT``. ``turn`` is that of ``caption_of``. Truncation to the context is the
+    tokenizer's business.
     """
     text = ""
     if config.source != "attributes":
-        text = caption_of(metadata)
+        text = caption_of(metadata, turn=turn)
     if not text and config.source != "caption":
         text = attribute_prompt(metadata.get("labels") or {}, emotion=config.emotion)
     return text or NO_TEXT

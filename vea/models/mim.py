@@ -78,6 +78,8 @@ class MaskedAutoencoder(nn.Module):
         norm_pix: reconstruct patches normalised by their own mean and deviation.
         checkpointing: recompute activations in the backward pass.
         class_token_only: every patch gets the prediction at the class token, as in the release of UniEmoX.
+        predicted: share of the removed patches that is predicted, those of lowest noise: a cheaper variant.
+        frozen_blocks: the embedding and so many first blocks of the encoder do not learn.
 
     Raises:
         VeaError: the sizes do not fit each other, or the weights do not fit.
@@ -95,6 +97,8 @@ class MaskedAutoencoder(nn.Module):
         norm_pix: bool = False,
         checkpointing: bool = False,
         class_token_only: bool = False,
+        predicted: float = 1.0,
+        frozen_blocks: int = 0,
     ) -> None:
         super().__init__()
         self.encoder = build_encoder(encoder.model_copy(update={"pretrained": None}), image_size=image_size)
@@ -123,6 +127,7 @@ class MaskedAutoencoder(nn.Module):
             )
         self.norm_pix, self.checkpointing = norm_pix, checkpointing
         self.class_token_only = class_token_only
+        self.predicted = predicted
 
         norm: Any = partial(nn.LayerNorm, eps=1e-6)
         self.decoder_embed = nn.Linear(self.encoder.embed_dim, decoder.width)
@@ -138,6 +143,8 @@ class MaskedAutoencoder(nn.Module):
         self._initialise()
         if encoder.pretrained:
             self._load(encoder.pretrained)
+        if frozen_blocks:
+            self._freeze_first(frozen_blocks)
 
     # ---------------------------------------------------------------------------------------------------------- set-up
 
@@ -176,6 +183,14 @@ class MaskedAutoencoder(nn.Module):
                 raise VeaError(
                     f"{where}: its decoder does not fit model.decoder ({str(error).splitlines()[-1].strip()})"
                 ) from None
+
+    def _freeze_first(self, count: int) -> None:
+        if count > len(self.encoder.blocks):
+            blocks = len(self.encoder.blocks)
+            raise VeaError(f"model.frozen_blocks ({count}) is more than the encoder's {blocks} blocks")
+        for part in (self.encoder.patch_embed, self.encoder.norm_pre, *self.encoder.blocks[:count]):
+            part.requires_grad_(False)
+        self._class_and_positions()[0].requires_grad_(False)
 
     def freeze_decoder(self) -> None:
         """Stops the parts that only a reconstruction trains; ``decoder_embed`` makes the embedding and stays."""
@@ -237,25 +252,40 @@ class MaskedAutoencoder(nn.Module):
             images: (B, C, H, W), normalised.
             noise: (B, N), any numbers; ties go to the earlier patch, on every device.
             num_kept: K; None for that of ``mask_ratio``.
+
+        A smaller view of whole patches has the positions of the whole one, scaled down to its grid.
         """
         patches = self.patchify(images)
         order = noise.argsort(dim=1, stable=True)
+        small = patches.shape[1] != self.num_patches
+        if small and num_kept is None:
+            num_kept = max(1, patches.shape[1] * self.num_kept // self.num_patches)
         kept = order[:, : num_kept or self.num_kept]
         projection = self.encoder.patch_embed.proj
         weight = projection.weight.permute(0, 2, 3, 1).flatten(1)  # (D, P), pixels in the order of patchify
         tokens = F.linear(_take(patches, kept), weight, projection.bias)
         cls_token, positions = self._class_and_positions()
+        if small:
+            positions = self._scaled(positions, images.shape[2] // self.patch, images.shape[3] // self.patch)
         positions = positions.expand(len(tokens), -1, -1)
         tokens = torch.cat([cls_token + positions[:, :1], tokens + _take(positions[:, 1:], kept)], dim=1)
         tokens = self.encoder.norm_pre(self.encoder.pos_drop(tokens))
         return Encoded(self.encoder.norm(self._run(self.encoder.blocks, tokens)), order, patches)
+
+    def _scaled(self, positions: Tensor, rows: int, columns: int) -> Tensor:
+        """Returns (1, 1 + rows * columns, D) positions (1, 1 + N, D) averaged down to another grid."""
+        grid = positions[:, 1:].unflatten(1, self.encoder.patch_embed.grid_size).permute(0, 3, 1, 2)
+        scaled = F.interpolate(grid, size=(rows, columns), mode="area").flatten(2).transpose(1, 2)
+        return torch.cat([positions[:, :1], scaled], 1)
 
     def project(self, latent: Tensor) -> Tensor:
         """Returns ``decoder_embed`` of tokens (..., D): the embedding alpha or beta for the class token."""
         return self.decoder_embed(latent)
 
     def decode(self, projected: Tensor, order: Tensor, *, visible_too: bool = False) -> Tensor:
-        """Returns (B, N - K, P), the prediction of the removed patches in the order ``order[:, K:]``.
+        """Returns (B, M, P), the prediction of the first M removed patches in the order ``order[:, K:]``.
+
+        M is N - K, or fewer with ``predicted``: the others have no token in the decoder.
 
         Args:
             projected: (B, 1 + K, width), ``project`` of the latent.
@@ -263,6 +293,9 @@ class MaskedAutoencoder(nn.Module):
             visible_too: predict the visible patches as well, which no loss uses: (B, N, P) in ``order``.
         """
         num_kept = projected.shape[1] - 1
+        if not visible_too:
+            removed_count = order.shape[1] - num_kept
+            order = order[:, : num_kept + max(1, round(self.predicted * removed_count))]
         positions = self.decoder_pos_embed.expand(len(order), -1, -1)
         placed = _take(positions[:, 1:], order)
         visible = projected[:, 1:] + placed[:, :num_kept]
@@ -278,7 +311,8 @@ class MaskedAutoencoder(nn.Module):
 
     def sample_losses(self, encoded: Encoded, prediction: Tensor) -> Tensor:
         """Returns (B,) fp32 reconstruction errors over the removed patches."""
-        target = _take(encoded.patches, encoded.order[:, encoded.latent.shape[1] - 1 :])
+        first = encoded.latent.shape[1] - 1
+        target = _take(encoded.patches, encoded.order[:, first : first + prediction.shape[1]])
         return reconstruction(prediction, target, norm_pix=self.norm_pix)
 
     def _run(self, blocks: Iterable[Callable[[Tensor], Tensor]], tokens: Tensor) -> Tensor:
@@ -336,7 +370,8 @@ class MaskedAutoencoder(nn.Module):
         """
         encoded = self.encode(images, noise)
         removed = encoded.order[:, self.num_kept :]
-        prediction = self.decode(self.project(encoded.latent), encoded.order).float()
+        prediction = self.decode(self.project(encoded.latent), encoded.order, visible_too=True)
+        prediction = prediction[:, self.num_kept :].float()
         patches = encoded.patches.float()
         if self.norm_pix:
             mean, deviation = patch_statistics(_take(patches, removed))

@@ -23,6 +23,7 @@ from torch.nn.functional import cross_entropy
 
 from vea.config import ClassifierConfig, ExplainConfig
 from vea.data.loading.sets import ShardSet
+from vea.data.streams.urls import is_stream
 from vea.errors import VeaError, did_you_mean
 from vea.losses.language import answer_costs, answer_loss, explanation_contrast, span_mean, vad_loss
 from vea.models.feature_cache import KeptFeatures, pool_patches
@@ -62,6 +63,8 @@ def emotion_names(config: ExplainConfig, fields: dict[str, LabelField]) -> tuple
 def training_texts(config: ExplainConfig) -> Iterator[str]:
     """Yields the texts of the training sets, from which a vocabulary is learned."""
     for ref in config.data.train:
+        if is_stream(ref.path):
+            raise VeaError(f"{ref.path} is a stream: set model.decoder.path, a vocabulary needs a prepared set")
         shards = ShardSet(ref)
         for i in range(len(shards)):
             yield from shards.read(i)[2].get("text") or []

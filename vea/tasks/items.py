@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 
 import numpy as np
 
 from vea.config import DatasetRef, FinetuneConfig, PretrainConfig, RecogniseConfig, RunConfig
-from vea.data.loading.collate import Item, LabelEncoder, mask_noise
+from vea.data.loading.collate import Item, LabelEncoder, mask_chances, mask_noise
 from vea.data.loading.items import Drawn, ItemMaker, ItemSpec, Place
+from vea.data.loading.order import KeyedUniforms, keyed_words
 from vea.data.loading.sets import ShardSet
-from vea.data.prompts import prompt
+from vea.data.prompts import NO_TEXT, prompt
+from vea.data.streams.stream import StreamSet
+from vea.data.streams.urls import is_stream
 from vea.data.views.decode import Encoded
 from vea.data.views.person import head_window
+from vea.data.views.salient import salient_cells, salient_noise, salient_patches
 from vea.data.views.views import Views
 from vea.errors import VeaError, did_you_mean
 from vea.taxonomy.fields import merged_fields
@@ -31,6 +36,9 @@ def item_spec(config: RunConfig) -> ItemSpec:
 class PretrainItems:
     """Items of pretraining: ``scene``, ``person``, ``has_person``, ``noise`` (2, N), ``text``, cached embeddings.
 
+    With ``captions.mix: pair`` also ``mix`` (M, 5), the numbers of mixed negatives; with ``model.bank.field`` the
+    validation has ``labels`` of that field, which the log alone reads.
+
     Args:
         config: the resolved config.
         num_patches: N, the patches of a view; None reads it off the encoder's name and arguments.
@@ -41,36 +49,111 @@ class PretrainItems:
 
     def open_set(self, ref: DatasetRef) -> ShardSet:
         """Returns a set with the teacher's embeddings that ``teacher.cache`` names."""
+        if is_stream(ref.path):
+            if self.config.teacher is not None and self.config.teacher.cache != "none":
+                raise VeaError(f"{ref.path} is read as a stream, which has no sidecars: set teacher.cache=none")
+            for name in ("persons", "faces", "saliency"):
+                if getattr(ref, name):
+                    raise VeaError(f"{ref.path} is read as a stream, which has no sidecars: remove {name}")
+            if self.config.captions.shuffled:
+                raise VeaError(f"{ref.path} is read as a stream, whose captions cannot be shuffled; prepare the set")
+            return StreamSet(ref)
         return ShardSet(ref, teacher=self.config.teacher, prompts=self.config.prompt)
 
     def maker(self, sets: Sequence[ShardSet], *, train: bool) -> ItemMaker:
         """Returns the maker."""
-        return _PretrainMaker(self.config, num_patches=self.num_patches or infer_num_patches(self.config), train=train)
+        bank, label = self.config.model.bank, None
+        if bank is not None and bank.field and not train:
+            known = merged_fields({shards.name: shards.fields for shards in sets}, used=[bank.field])
+            if bank.field not in known or known[bank.field].kind != "class":
+                raise VeaError(f"model.bank.field: the sets of data.val have no class label {bank.field!r}")
+            label = LabelEncoder({bank.field: known[bank.field]})
+        patches = self.num_patches or infer_num_patches(self.config)
+        return _PretrainMaker(self.config, num_patches=patches, train=train, label=label)
 
 
 class _PretrainMaker(ItemMaker):
-    def __init__(self, config: PretrainConfig, *, num_patches: int, train: bool) -> None:
+    def __init__(
+        self, config: PretrainConfig, *, num_patches: int, train: bool, label: LabelEncoder | None = None
+    ) -> None:
         super().__init__(Views(config.augment, seed=config.seed, train=train), num_views=2)
         self.seed, self.prompt, self.train, self.num_patches = config.seed, config.prompt, train, num_patches
+        self.salient, self.captions, self.label = config.model.salient, config.captions, label
+        self.num_kept = int(num_patches * (1 - config.model.mask_ratio))
+        small, side = config.model.person_size, math.isqrt(num_patches)
+        self.person_grid = small * side // config.augment.image_size if small else None
+        self.num_mixed = config.captions.mix_count if config.captions.mix == "pair" else 0
 
     def item(self, drawn: Drawn) -> Item:
+        boxes = drawn.person_boxes()
         scene, person, has_person = self.views.two(
-            drawn.encoded, boxes=drawn.person_boxes(), key=drawn.key, pass_number=drawn.pass_number
+            drawn.encoded, boxes=boxes, key=drawn.key, pass_number=drawn.pass_number
         )
-        arrays = {"has_person": np.array(has_person), "noise": self._noise(drawn.place)}
+        arrays = {"has_person": np.array(has_person), **self._keyed(drawn.place)}
+        if self.salient is not None:
+            arrays["noise"] = self._salient_noise(arrays["noise"], drawn, boxes)
         arrays |= drawn.shards.embeddings(drawn.i)
-        text = prompt(drawn.metadata, config=self.prompt)
-        return Item(drawn.key, drawn.place[1], {"scene": scene, "person": person}, arrays, lists={"text": text})
+        text = self._text(drawn)
+        labels = {}
+        if self.label is not None:
+            given = drawn.metadata.get("labels") or {}
+            labels = self.label.encode(given, key=drawn.key, known=drawn.shards.fields)
+        views = {"scene": scene, "person": person}
+        return Item(drawn.key, drawn.place[1], views, arrays, lists={"text": text}, labels=labels)
 
     def empty(self, shards: ShardSet, image: np.ndarray, *, key: str, place: Place) -> Item:
-        arrays = {"has_person": np.array(False), "noise": self._noise(place)}
+        arrays = {"has_person": np.array(False), **self._keyed(place)}
         arrays |= {name: np.zeros_like(row) for name, row in shards.embeddings(0).items()}
-        return Item(key, place[1], {"scene": image, "person": image}, arrays, lists={"text": ""})
+        labels = self.label.encode({}, key=key, known={}) if self.label is not None else {}
+        return Item(key, place[1], {"scene": image, "person": image}, arrays, lists={"text": ""}, labels=labels)
 
-    def _noise(self, place: Place) -> np.ndarray:
+    def _text(self, drawn: Drawn) -> str:
+        metadata = drawn.metadata
+        if self.captions.shuffled and len(drawn.shards) > 1:  # half the set further on: nobody keeps its own
+            metadata = drawn.shards.read((drawn.i + len(drawn.shards) // 2) % len(drawn.shards))[2]
+        if self.captions.share < 1:
+            (chance,) = KeyedUniforms("text", drawn.key).random(1)
+            if chance >= self.captions.share:
+                return NO_TEXT
+        turn = drawn.pass_number if self.captions.vary and self.train else 0
+        return prompt(metadata, config=self.prompt, turn=turn)
+
+    def _where(self, place: Place) -> tuple[int | str, int]:
         # evaluation: the masks of a sample do not depend on the batch size
-        where = place if self.train else ("eval", place[1])
-        return mask_noise(self.seed, *where, num_patches=self.num_patches)
+        return place if self.train else ("eval", place[1])
+
+    def _keyed(self, place: Place) -> dict[str, np.ndarray]:
+        where = self._where(place)
+        arrays = {"noise": mask_noise(self.seed, *where, num_patches=self.num_patches)}
+        if self.num_mixed:
+            words = keyed_words(5 * self.num_mixed, "mix", self.seed, *where) >> np.uint64(40)
+            arrays["mix"] = (words.astype(np.float32) * np.float32(2**-24)).reshape(-1, 5)
+        return arrays
+
+    def _salient_noise(self, noise: np.ndarray, drawn: Drawn, people: list[list[float]]) -> np.ndarray:
+        """Returns (2, N): the noise of both views, changed so that salient patches go more often."""
+        assert self.salient is not None
+        size = drawn.encoded.width, drawn.encoded.height
+        boxes = [*(people if self.salient.persons else []), *drawn.shards.face_boxes(drawn.i)]
+        saliency = drawn.shards.saliency(drawn.i)
+        if saliency is not None:
+            boxes += salient_cells(saliency, size=size, share=self.salient.share)
+        if not boxes:
+            return noise
+        chances = mask_chances(self.seed, *self._where(drawn.place), num_patches=self.num_patches)
+        grid, side = math.isqrt(self.num_patches), self.views.config.image_size
+        placed = self.views.placed(boxes, size=size, around=people, key=drawn.key, pass_number=drawn.pass_number)
+        changed = noise.copy()
+        for view, cells in ((0, grid), (1, self.person_grid or grid)):  # a smaller person view has the first numbers
+            patches = cells**2
+            changed[view, :patches] = salient_noise(
+                noise[view, :patches],
+                chances[view, :patches],
+                salient_patches(placed[view], grid=cells, side=side),
+                probability=self.salient.probability,
+                num_kept=max(1, patches * self.num_kept // self.num_patches),
+            )
+        return changed
 
 
 class LabelItems:
@@ -86,7 +169,7 @@ class LabelItems:
 
     def open_set(self, ref: DatasetRef) -> ShardSet:
         """Returns a set."""
-        return ShardSet(ref)
+        return StreamSet(ref) if is_stream(ref.path) else ShardSet(ref)
 
     def maker(self, sets: Sequence[ShardSet], *, train: bool) -> ItemMaker:
         """Returns the maker; raises ``VeaError`` where no set has a label that the config names."""

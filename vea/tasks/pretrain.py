@@ -6,16 +6,17 @@ The parts, each with its weight in ``objective``, each computed only where its w
 - ``similarity`` (L2): gamma against the teacher's embedding of the unmasked scene view;
 - ``contrastive`` (L1): relations of gamma to all texts of the global batch against those of the teacher's image;
 - ``infonce`` and ``sigmoid``: gamma against the text itself;
-- ``distillation``: gamma's choice among the texts against the teacher's choice for the image.
+- ``distillation``: gamma's choice among the texts against the teacher's choice for the image;
+- ``caption_scene``, ``caption_fused``, ``caption_phrases``: stage two, see ``vea.tasks.captions``;
+- ``bank``, wherever ``model.bank`` is set: what holds embeddings near their prototypes.
 
-A sample without a text (empty, or the stand-in ``vea.data.prompts.NO_TEXT``) takes no part in the last four.
+A sample without a text (empty, or the stand-in ``vea.data.prompts.NO_TEXT``) takes part only in what reads no text.
 
 ``model.variant: released`` computes what the authors' released code does where that can be compared (facts 1.8).
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable
 from typing import Any
@@ -33,10 +34,13 @@ from vea.distributed import collectives
 from vea.errors import VeaError
 from vea.losses import contrastive
 from vea.losses.similarity import collapse_signs, similarity
+from vea.metrics.codes import perplexity
 from vea.models.teachers.base import Teacher
 from vea.models.uniemox import UniEmoX
 from vea.tasks.base import Batch, Task
+from vea.tasks.captions import PATHS, CaptionPaths
 from vea.tasks.items import PretrainItems
+from vea.tasks.pretrain_metrics import PretrainMetrics
 
 WITH_TEXT = ("contrastive", "infonce", "sigmoid", "distillation")
 WITH_IMAGE = ("similarity", "contrastive", "distillation")
@@ -72,6 +76,13 @@ class PretrainTask(Task):
                 f"(teacher.name=tiny-synthetic for a trial) or set {' '.join(f'objective.{name}=0' for name in asked)}"
             )
         self.teacher = teacher if asked else None
+        paths = [name for name in PATHS if name in self.weights]
+        if "caption_fused" in paths and config.model.fusion == "none":
+            raise VeaError("objective.caption_fused needs scene and person together; set model.fusion=easy")
+        if asked and config.teacher is not None and config.teacher.cached("text"):
+            for key in ("template", "vary", "shuffled"):
+                if getattr(config.captions, key):
+                    raise VeaError(f"captions.{key} makes texts that no sidecar holds; set teacher.cache=none")
         self.released = config.model.variant == "released"
         if self.released and asked and config.teacher is not None and config.teacher.cached("image"):
             raise VeaError(
@@ -84,6 +95,17 @@ class PretrainTask(Task):
             objective=objective,
             teacher_width=self.teacher.embed_dim if self.teacher is not None else None,
         )
+        if self.model.bank is not None:
+            self.weights["bank"] = 1.0
+        self.captions: CaptionPaths | None = None
+        if paths:
+            self.captions = CaptionPaths(
+                config.captions,
+                paths=paths,
+                width=config.model.decoder.width,
+                patch_width=self.model.mim.encoder.embed_dim,
+                text_width=self.teacher.embed_dim,  # type: ignore[union-attr]
+            )
         if "sigmoid" in self.weights:  # SigLIP starts from temperature 0.1 and bias -10
             self.log_scale = nn.Parameter(torch.tensor(-math.log(objective.temperature)))
             self.bias = nn.Parameter(torch.tensor(-10.0))
@@ -122,21 +144,34 @@ class PretrainTask(Task):
         """Returns float images by ImageNet's statistics, from uint8 (B, 3, H, W)."""
         return (images.float() / 255 - self.mean) / self.std
 
-    def _embed(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Returns (errors by part, (B,) each; what the losses over samples compare: gamma, image, text, paired)."""
+    def _embed(self, batch: Batch, *, step: int | None = None) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Returns (errors by part, (B,) each; what the losses over samples compare, a row a sample).
+
+        With ``step``, of training, the bank counts what it sees.
+        """
         scene = self.normalise(batch["scene"])
         person = None
         if self.model.needs_person:
             person = scene if self.released else self.normalise(batch["person"])
-        output = self.model(scene, person, batch["noise"])
-        errors = {}
-        if output.reconstruction is not None:
-            errors["reconstruction"] = output.reconstruction
-        if output.person_reconstruction is not None:
-            errors["person_reconstruction"] = output.person_reconstruction
-        if output.gamma is None:
+        place = {"step": step, "slot": batch.get("slot"), "batch_size": self.config.data.global_batch_size}
+        output = self.model(scene, person, batch["noise"], **place)
+        named = {
+            "reconstruction": output.reconstruction,
+            "person_reconstruction": output.person_reconstruction,
+            "bank": output.commitment,
+        }
+        errors = {name: rows for name, rows in named.items() if rows is not None}
+        if self.teacher is None:
             return errors, {}
-        compared = {"gamma": output.gamma.float(), **self._targets(batch)}
+        compared = self._targets(batch)
+        if output.gamma is not None:
+            compared["gamma"] = output.gamma.float()
+        if output.codes is not None:
+            compared["codes"] = output.codes
+        if self.captions is not None:
+            compared |= self.captions.embeddings(alpha=output.alpha, patches=output.patches)
+            if "mix" in batch:
+                compared["mix"] = batch["mix"]
         if "similarity" in self.weights:
             errors["similarity"] = similarity(compared["gamma"], compared["image"])
         return errors, compared
@@ -155,12 +190,15 @@ class PretrainTask(Task):
             else:
                 image = batch["teacher_image"] if cached else self.teacher.encode_image(batch["scene"])
             targets["image"] = F.normalize(image.float(), dim=-1)
-        if any(name in self.weights for name in WITH_TEXT):
+        if any(name in self.weights for name in (*WITH_TEXT, *PATHS)):
             cached = config is not None and config.cached("text")
-            text = batch["teacher_text"] if cached else self.teacher.encode_text(batch["text"])
+            words = batch["text"] if self.captions is None else self.captions.worded(batch["text"])
+            text = batch["teacher_text"] if cached else self.teacher.encode_text(words)
             targets["text"] = text.to(batch["scene"].device)
             has_text = [text not in ("", NO_TEXT) for text in batch["text"]]
             targets["paired"] = torch.tensor(has_text, device=batch["scene"].device).float()
+        if self.captions is not None:
+            targets |= self.captions.targets(batch["text"], self.teacher, device=batch["scene"].device)
         return targets
 
     def _over_samples(self, here: dict[str, Tensor], everywhere: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
@@ -168,12 +206,15 @@ class PretrainTask(Task):
 
         Args:
             here: what is compared of this rank's samples.
-            everywhere: gamma, text and paired of all ranks' samples; None where ``here`` is all there is. Each rank
-                then returns the part of its own rows, W times: the mean over ranks is the loss of the global batch.
-                InfoNCE, which needs all rows, is that loss itself.
+            everywhere: the same of all ranks' samples, without the images; None where ``here`` is all there is. Each
+                rank then returns the part of its own rows, W times: the mean over ranks is the loss of the global
+                batch. InfoNCE and stage two, which need all rows, are that loss itself.
         """
         if "text" not in here:
             return {}
+        found = {} if self.captions is None else self.captions.losses(everywhere or here)
+        if "gamma" not in here:
+            return found
         gamma, image, objective = here["gamma"], here.get("image", here["gamma"]), self.config.objective
         world_size, own = 1, None
         if everywhere is not None:
@@ -207,12 +248,12 @@ class PretrainTask(Task):
                 world_size * contrastive.sigmoid(gamma, text, log_scale=self.log_scale, bias=self.bias, **rows)
             ),
         }
-        return {name: losses[name]() for name in WITH_TEXT if name in self.weights}
+        return found | {name: losses[name]() for name in WITH_TEXT if name in self.weights}
 
     def _gathered(self, compared: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Returns gamma, text and paired of all ranks; gamma with its gradient only where a loss needs other ranks'."""
-        names = [name for name in ("gamma", "text", "paired") if name in compared]
-        alone = "infonce" not in self.weights
+        """Returns what is compared, of all ranks; with its gradient only where a loss needs other ranks' rows."""
+        alone = "infonce" not in self.weights and self.captions is None
+        names = [name for name in compared if name != "image"]
         return {name: collectives.all_gather(compared[name].detach() if alone else compared[name]) for name in names}
 
     def forward(self, batch: Batch, *, step: int) -> dict[str, Tensor]:
@@ -220,15 +261,27 @@ class PretrainTask(Task):
 
         The mean of a part over ranks is that of the global batch.
         """
-        errors, compared = self._embed(batch)
+        errors, compared = self._embed(batch, step=step if self.training else None)
         parts = {name: rows.mean() for name, rows in errors.items()}
         signs: dict[str, Tensor] = {}
         if compared:
             everywhere = self._gathered(compared) if collectives.world_size() > 1 else None
             parts |= self._over_samples(compared, everywhere)
-            signs = collapse_signs((everywhere or compared)["gamma"].detach())
+            signs = self._signs(everywhere or compared)
         loss = sum((self.weights[name] * part for name, part in parts.items()), start=batch["noise"].new_zeros(()))
         return {"loss": loss, **parts, **signs}
+
+    def _signs(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Returns signs of collapse: of the fused embedding, or the scene's where there is none, and of the bank."""
+        signs: dict[str, Tensor] = {}
+        embedding = rows.get("gamma", rows.get("scene_text"))
+        if embedding is not None:
+            signs |= collapse_signs(embedding.detach())
+        if self.model.bank is not None:
+            signs["bank_perplexity"] = perplexity(rows["codes"], count=len(self.model.bank.codes))
+        for name, scale in ({} if self.captions is None else self.captions.log_scales).items():
+            signs[f"{name}_temperature"] = (-scale.detach()).exp()
+        return signs
 
     # -------------------------------------------------------------------------------------------- what the engine asks
 
@@ -254,7 +307,7 @@ class PretrainTask(Task):
         """Returns how images reach the encoder, what the encoder is, and which teacher and prompts were used."""
         config = self.config
         prompt = None
-        if any(name in self.weights for name in WITH_TEXT):
+        if any(name in self.weights for name in (*WITH_TEXT, *PATHS)):
             label = "with" if config.prompt.emotion else "without"
             prompt = f"{config.prompt.source}, attributes {label} the label"
         teacher_sees = None
@@ -334,62 +387,3 @@ def _heat_map(matrix: Tensor, *, limit: float) -> np.ndarray:
     scaled = matrix.float().numpy() / (2 * max(limit, 1e-12)) + 0.5
     colours = matplotlib.colormaps["RdBu_r"](scaled, bytes=True)[..., :3]
     return _enlarge(np.ascontiguousarray(colours), least=MATRIX_SIDE)
-
-
-# -------------------------------------------------------------------------------------------------------------- metrics
-
-
-class PretrainMetrics:
-    """Mean parts of the loss over a validation set, and the signs of collapse of the whole set.
-
-    Parts over samples are computed on blocks of about ``data.global_batch_size`` samples, so that they compare with the
-    training curve, in an order by a hash of the key: neither ranks nor the evaluation's batch size change them.
-    """
-
-    def __init__(self, task: PretrainTask) -> None:
-        self._task = task
-        self._rows: list[tuple[list[str], dict[str, Tensor]]] = []
-
-    def update(self, outputs: dict[str, Tensor], batch: Batch) -> None:
-        """Adds one batch; padding is left out."""
-        valid = batch.get("valid")
-        keep = torch.ones(len(batch["keys"]), dtype=torch.bool) if valid is None else valid.cpu().bool()
-        keys = [key for key, kept in zip(batch["keys"], keep.tolist()) if kept]
-        if keys:
-            self._rows.append((keys, {name: rows.float().cpu()[keep] for name, rows in outputs.items()}))
-
-    def compute(self) -> dict[str, float]:
-        """Returns ``loss`` (weighted), its parts, ``gamma_std`` and ``gamma_rank``; collective."""
-        batches = [part for rank in collectives.gather_objects(self._rows) for part in rank]
-        if not batches:
-            raise VeaError("data.val: no sample of the validation sets can be used; check them with `vea shards check`")
-        keys = [key for names, _ in batches for key in names]
-        order = torch.tensor(sorted(range(len(keys)), key=lambda i: (_hash(keys[i]), keys[i])))
-        rows = {name: torch.cat([part[name] for _, part in batches])[order] for name in batches[0][1]}
-        task = self._task
-        result = {name: float(rows[name].double().mean()) for name in task.weights if name in rows}
-        signs: dict[str, float] = {}
-        if "gamma" in rows:
-            result |= self._over_blocks({name: value for name, value in rows.items() if name not in result})
-            signs = {name: float(value) for name, value in collapse_signs(rows["gamma"]).items()}
-        return {"loss": sum(task.weights[name] * result[name] for name in task.weights), **result, **signs}
-
-    @torch.no_grad()
-    def _over_blocks(self, rows: dict[str, Tensor]) -> dict[str, float]:
-        """Returns each part over samples: the mean of the blocks, weighted by their samples with a text."""
-        task, device = self._task, self._task.mean.device
-        count = len(rows["gamma"])
-        num_blocks = max(1, round(count / task.config.data.global_batch_size))
-        sums: dict[str, float] = {}
-        paired = 0.0
-        for block in torch.arange(count).tensor_split(num_blocks):
-            compared = {name: value[block].to(device) for name, value in rows.items()}
-            weight = float(compared["paired"].sum()) if "paired" in compared else 0.0
-            paired += weight
-            for name, value in task._over_samples(compared).items():
-                sums[name] = sums.get(name, 0.0) + weight * float(value)
-        return {name: value / max(paired, 1.0) for name, value in sums.items()}
-
-
-def _hash(key: str) -> bytes:
-    return hashlib.blake2b(key.encode(), digest_size=8).digest()

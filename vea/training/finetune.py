@@ -10,6 +10,8 @@ import torch
 from vea.config import ExplainConfig, FinetuneConfig, RecogniseConfig
 from vea.data.loading.loader import eval_loader, train_loader
 from vea.data.shards.index import read_index
+from vea.data.streams.stream import stream_fields
+from vea.data.streams.urls import is_stream
 from vea.distributed.runtime import Runtime
 from vea.errors import VeaError
 from vea.tasks.base import Task
@@ -23,14 +25,19 @@ def label_fields(config: FinetuneConfig) -> dict[str, LabelField]:
     """Returns the label fields of all sets together; those that share a target must have the same classes in order."""
     if not config.data.train or not config.data.val:
         raise VeaError("name a set in data.train and one in data.val, e.g. [{path: data/fer2013plus, split: val}]")
-    paths = dict.fromkeys(ref.path for ref in [*config.data.train, *config.data.val])
-    return merged_fields({path: read_index(path).fields for path in paths}, used=config.labels)
+    fields = {
+        ref.path: stream_fields(ref) if is_stream(ref.path) else read_index(ref.path).fields
+        for ref in [*config.data.train, *config.data.val]
+    }
+    return merged_fields(fields, used=config.labels)
 
 
 def class_counts(config: RecogniseConfig, *, fields: dict[str, LabelField]) -> dict[str, list[float]]:
-    """Returns {target: samples per class} of the training sets, as their indexes count them."""
+    """Returns {target: samples per class} of the training sets, as their indexes count them; a stream has none."""
     counts = {name: [0.0] * len(fields[name].classes) for name in config.targets if name in fields}
     for ref in config.data.train:
+        if is_stream(ref.path):
+            continue
         for shard in read_index(ref.path).split(ref.split)["shards"]:
             for name, row in counts.items():
                 seen = shard["label_counts"].get(name, {})

@@ -42,7 +42,7 @@ class MetricsLog:
     def __init__(self, run_dir: Path, config: RunConfig, *, start_step: int, owes_validation: bool = False) -> None:
         self.path = run_dir / "metrics.jsonl"
         self.steps = config.train.steps
-        self._batch = config.data.global_batch_size
+        self._batch, self._epoch = config.data.global_batch_size, config.data.epoch_samples
         last = {"train": start_step, "val": start_step - owes_validation}
         kept = [record for record in read_records(self.path) if record["step"] <= last.get(record["kind"], start_step)]
         write_text(self.path, "".join(json.dumps(record) + "\n" for record in kept))
@@ -56,7 +56,8 @@ class MetricsLog:
 
     def write(self, record: dict[str, Any]) -> None:
         """Adds one record (it needs ``kind`` and ``step``) and prints it as a plain line."""
-        record = {**record, "time": round(time.time(), 3)}
+        epoch = {"epoch": round(record["step"] * self._batch / self._epoch, 4)} if self._epoch else {}
+        record = {**record, **epoch, "time": round(time.time(), 3)}
         self._step = record["step"]
         self._file.write(json.dumps(record) + "\n")
         print(console_line(record, steps=self.steps), flush=True)

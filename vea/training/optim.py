@@ -19,24 +19,25 @@ def _no_decay(module: nn.Module) -> set[str]:
 def parameter_groups(task: Task, config: TrainConfig) -> list[dict[str, Any]]:
     """Returns groups with ``weight_decay`` (0 for biases and other 1-D tensors) and ``lr_scale`` (layer-wise decay).
 
-    The trunk's layers are scaled by layer_decay ** (depth from the top); everything outside the trunk has scale 1.
+    The trunk's layers are scaled by trunk_scale * layer_decay ** (depth from the top); everything else has scale 1.
     """
     trunk = task.trunk()
     inside = {id(parameter) for parameter in trunk.parameters()}
     groups: list[dict[str, Any]] = []
-    if config.layer_decay < 1:
-        groups += [
-            {key: group[key] for key in ("params", "weight_decay", "lr_scale")}
-            for group in param_groups_layer_decay(
-                trunk, config.weight_decay, tuple(_no_decay(trunk)), layer_decay=config.layer_decay
-            )
-        ]
+    apart = config.layer_decay < 1 or config.trunk_scale < 1
+    if apart:
+        layers = param_groups_layer_decay(
+            trunk, config.weight_decay, tuple(_no_decay(trunk)), layer_decay=config.layer_decay
+        )
+        for layer in layers:
+            scale = config.trunk_scale * layer["lr_scale"]
+            groups.append({"params": layer["params"], "weight_decay": layer["weight_decay"], "lr_scale": scale})
     skip = _no_decay(trunk)
     skipped = {id(parameter) for name, parameter in trunk.named_parameters() if name in skip}
     decay: list[nn.Parameter] = []
     no_decay: list[nn.Parameter] = []
     for parameter in task.parameters():
-        if not parameter.requires_grad or (id(parameter) in inside and config.layer_decay < 1):
+        if not parameter.requires_grad or (id(parameter) in inside and apart):
             continue
         (no_decay if parameter.ndim <= 1 or id(parameter) in skipped else decay).append(parameter)
     groups.append({"params": decay, "weight_decay": config.weight_decay, "lr_scale": 1.0})

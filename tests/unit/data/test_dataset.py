@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import shutil
 from pathlib import Path
@@ -14,6 +15,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 import vea
+from vea.data import synthetic
 from vea.data.sample import Sample
 from vea.data.shards.plan import write_dataset
 from vea.errors import VeaError
@@ -120,3 +122,17 @@ def test_mistakes_are_sentences(folder, tmp_path):
         vea.open_dataset(folder, "tran")
     with pytest.raises(VeaError, match="no prepared data set"):
         vea.open_dataset(tmp_path / "none", "train")
+
+
+def test_a_prepared_set_as_webdataset(tmp_path):
+    write_dataset({"train": synthetic.samples(10, size=48)}, tmp_path / "set", name="set", title="", card=None,
+                  fields=synthetic.FIELDS, synthetic=True, shard_size=4)  # fmt: skip
+    rows = list(vea.as_webdataset(tmp_path / "set"))
+    whole = vea.open_dataset(tmp_path / "set")
+    assert [row["__key__"] for row in rows] == [whole[i]["key"] for i in range(10)]
+    assert json.loads(rows[3]["json"]) == whole.metadata(3)
+    shuffled = list(vea.as_webdataset(tmp_path / "set", shuffle=100, decode="rgb8").to_tuple("__key__", "jpg;png"))
+    assert sorted(key for key, _ in shuffled) == sorted(row["__key__"] for row in rows)
+    assert dict(shuffled)[whole[0]["key"]].shape == whole[0]["image"].shape
+    with pytest.raises(VeaError, match="no split"):
+        vea.as_webdataset(tmp_path / "set", "tset")

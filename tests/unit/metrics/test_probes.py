@@ -69,3 +69,17 @@ def test_a_constant_answer_is_what_the_training_labels_say():
     found = probes.constant(torch.tensor([1.0, 3.0]), torch.tensor([2.0, 4.0, 0.0]), field=value)
     assert found["test"] == 0 and found["rmse"] == pytest.approx((8 / 3) ** 0.5)
     assert probes.constant(torch.tensor([0, 1, 1]), torch.tensor([1, 1, 2, 0]), field=classes)["test"] == 0.5
+
+
+def test_grouped_ridge_is_ridge_on_standardised_features_with_the_penalty_that_suits_groups_left_out():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(60, 5, generator=generator) * torch.tensor([1.0, 10, 0.1, 1, 1])
+    y = (x[:, 1] / 10 + 0.3 * torch.randn(60, generator=generator)).double()
+    groups = torch.arange(60) // 4
+    weights, penalty = probes.grouped_ridge(x, y, groups)
+    z = (x.double() - x.double().mean(0)) / x.double().std(0)
+    slope = torch.linalg.solve(z.T @ z + penalty * 60 * torch.eye(5, dtype=torch.float64), z.T @ (y - y.mean()))
+    assert torch.allclose(x.double() @ weights[:-1] + weights[-1], z @ slope + y.mean(), atol=1e-8)
+    assert penalty in probes.RIDGES
+    noise = torch.randn(60, generator=generator).double()
+    assert probes.grouped_ridge(x, noise, groups)[1] >= penalty

@@ -211,3 +211,47 @@ def test_sizes_that_cannot_be_masked_are_told_in_a_sentence():
         build(decoder=DecoderConfig(width=32, depth=1, heads=3))
     with pytest.raises(VeaError, match="class token"):
         build(encoder=EncoderConfig(args={**ENCODER.args, "class_token": False, "global_pool": "avg"}))
+
+
+# ---------------------------------------------------------------------------------------------------- cheaper variants
+
+
+def tiny(**changes):
+    torch.manual_seed(0)
+    form = EncoderConfig(args={"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2})
+    return MaskedAutoencoder(form, decoder=DecoderConfig(width=24, depth=2, heads=2), image_size=32, **changes)
+
+
+def test_a_share_of_the_removed_patches_is_predicted_the_same_for_the_loss_and_its_target():
+    images, noise = torch.randn(3, 3, 32, 32), torch.rand(3, 16)
+    third, whole = tiny(predicted=0.34), tiny()
+    encoded = third.encode(images, noise)
+    prediction = third.decode(third.project(encoded.latent), encoded.order)
+    assert prediction.shape[1] == round(0.34 * 12)
+    target = third.patchify(images).gather(
+        1, noise.argsort(dim=1, stable=True)[:, 4 : 4 + prediction.shape[1], None].expand(-1, -1, 192)
+    )
+    expected = (prediction.double() - target.double()).square().mean((1, 2))
+    assert torch.allclose(third.sample_losses(encoded, prediction).double(), expected, rtol=1e-5)
+    assert third.reconstruct(images, noise=noise)[1].shape == images.shape
+    assert torch.equal(tiny(predicted=1.0)(images, noise=noise).loss, whole(images, noise=noise).loss)
+
+
+def test_frozen_blocks_do_not_learn_and_the_others_do():
+    model = tiny(frozen_blocks=1)
+    model(torch.randn(2, 3, 32, 32), noise=torch.rand(2, 16)).loss.backward()
+    learned = {name for name, p in model.named_parameters() if p.grad is not None}
+    assert not any(name.startswith(("encoder.patch_embed", "encoder.blocks.0.", "encoder.cls")) for name in learned)
+    assert any(name.startswith("encoder.blocks.1.") for name in learned)
+
+
+def test_a_smaller_view_has_the_positions_of_the_whole_one_scaled_down():
+    model = tiny().eval()
+    small = torch.randn(2, 3, 16, 16)
+    encoded = model.encode(small, torch.rand(2, 4))
+    assert encoded.latent.shape == (2, 1 + 1, 32), "a quarter of four patches stays"
+    grid = model.encoder.pos_embed[0, 1:].reshape(2, 2, 2, 2, 32).mean((1, 3)).reshape(4, 32)
+    tokens = model.encoder.patch_embed.proj(small).flatten(2).transpose(1, 2) + grid
+    tokens = torch.cat([(model.encoder.cls_token + model.encoder.pos_embed[:, :1]).expand(2, -1, -1), tokens], 1)
+    whole = model.encoder.norm(model.encoder.blocks(tokens))
+    assert torch.allclose(model.encode(small, torch.rand(2, 4), num_kept=4).latent[:, 0], whole[:, 0], atol=1e-5)

@@ -131,3 +131,60 @@ def test_a_blank_has_the_shapes_of_an_item(data):
         assert ours.keys() == theirs.keys() and all(ours[key].shape == theirs[key].shape for key in ours)
     assert maker.num_bytes == sum(view.nbytes for view in item.views.values())
     assert torch.from_numpy(item.arrays["noise"]).shape == (2, 1)
+
+
+# ------------------------------------------------------------------------------------------------------- stage two
+
+
+def stage_two(data: str, *, workers: int = 0, **captions) -> PretrainConfig:
+    config = settings(data, workers)
+    model = {"encoder": {"args": {"patch_size": 4}}, "mask_ratio": 0.6, "salient": {"probability": 0.9}}
+    return PretrainConfig.model_validate({**config.model_dump(), "model": model, "captions": captions})
+
+
+def steps(config: PretrainConfig, *, start: int, stop: int, world: int = 1, micro: int = 8) -> list[dict]:
+    """Returns the global batches of some steps, whatever they were cut into."""
+    place = {"start_step": start, "stop_step": stop, "micro_batch": micro, "world_size": world}
+    ranks = [train_loader(config, PretrainItems(config, num_patches=16), rank=rank, **place) for rank in range(world)]
+    parts = [list(rank) for rank in ranks]
+    each = len(parts[0]) // (stop - start)
+    return [
+        {
+            name: torch.cat([part[name] for rank in parts for part in rank[step * each : (step + 1) * each]])
+            for name in ("noise", "slot", "mix")
+        }
+        | {"text": [text for rank in parts for part in rank[step * each : (step + 1) * each] for text in part["text"]]}
+        for step in range(stop - start)
+    ]
+
+
+@pytest.mark.parametrize(("world", "workers", "micro"), [(1, 2, 8), (2, 0, 4), (4, 0, 1), (2, 1, 2)])
+def test_salient_masks_mixing_and_captions_do_not_depend_on_ranks_workers_or_where_a_run_goes_on(
+    data, world, workers, micro
+):
+    whole = steps(stage_two(data, mix="pair", vary=True), start=0, stop=4)
+    cut = steps(stage_two(data, workers=workers, mix="pair", vary=True), start=2, stop=4, world=world, micro=micro)
+    for expected, found in zip(whole[2:], cut):
+        for name in ("noise", "slot", "mix"):
+            assert torch.equal(found[name], expected[name]), name
+        assert found["text"] == expected["text"]
+
+
+def test_a_salient_mask_removes_the_same_number_of_every_picture(data):
+    config = stage_two(data, mix="pair")
+    plain = config.model_copy(update={"model": config.model.model_copy(update={"salient": None})})
+    changed, uniform = (torch.cat([batch["noise"] for batch in steps(c, start=0, stop=10)]) for c in (config, plain))
+    kept = int(16 * 0.4)
+    assert ((changed < 0).sum(-1)[(changed < 0).any(-1)] == kept).all() and (changed < 0).any()
+    assert not torch.equal(changed.argsort(dim=-1), uniform.argsort(dim=-1))
+
+
+def test_captions_vary_by_pass_are_left_out_or_belong_to_another_picture(data):
+    items = {}
+    for name, captions in {"own": {}, "other": {"shuffled": True}, "half": {"share": 0.5}}.items():
+        config = stage_two(data, mix="pair", **captions)
+        config.prompt.source = "caption"
+        items[name] = [text for batch in steps(config, start=0, stop=3) for text in batch["text"]]
+    assert items["own"] != items["other"] and set(items["other"]) <= set(items["own"]) | {"A photo."}
+    left = sum(text == "A photo." for text in items["half"]) / len(items["half"])
+    assert 0.1 < left < 0.9 and all(b in (a, "A photo.") for a, b in zip(items["own"], items["half"]))

@@ -301,14 +301,15 @@ def test_parameter_groups_cover_every_parameter_once(tmp_path):
             return self.model
 
     task = VitTask()
-    for decay in (1.0, 0.5):
-        groups = parameter_groups(task, config(tmp_path, layer_decay=decay).train)
+    for decay, trunk in ((1.0, 1.0), (0.5, 1.0), (1.0, 0.1), (0.5, 0.1)):
+        groups = parameter_groups(task, config(tmp_path, layer_decay=decay, trunk_scale=trunk).train)
         seen = [id(p) for group in groups for p in group["params"]]
         assert sorted(seen) == sorted(id(p) for p in task.parameters())
         scale = {id(p): group["lr_scale"] for group in groups for p in group["params"]}
         weight_decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
         assert scale[id(task.head.weight)] == 1.0
         assert weight_decay[id(task.head.bias)] == weight_decay[id(task.model.pos_embed)] == 0.0
-        if decay < 1:
-            first, last = task.model.blocks[0].mlp.fc1.weight, task.model.blocks[2].mlp.fc1.weight
+        first, last = task.model.blocks[0].mlp.fc1.weight, task.model.blocks[2].mlp.fc1.weight
+        if decay < 1 or trunk < 1:
+            assert scale[id(task.model.norm.weight)] == pytest.approx(trunk)
             assert scale[id(first)] == pytest.approx(scale[id(last)] * decay**2)

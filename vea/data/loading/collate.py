@@ -87,6 +87,12 @@ def mask_noise(seed: int, *place: int | str, num_patches: int) -> np.ndarray:
     return (bits.astype(np.float32) * np.float32(2**-24)).reshape(2, num_patches)
 
 
+def mask_chances(seed: int, *place: int | str, num_patches: int) -> np.ndarray:
+    """Returns uniform float32 (2, N) in [0, 1), independent of the ``mask_noise`` of the same place."""
+    bits = keyed_words(2 * num_patches, "mask", seed, *place) & np.uint64(2**24 - 1)  # of the bits it leaves
+    return (bits.astype(np.float32) * np.float32(2**-24)).reshape(2, num_patches)
+
+
 def block_shape(item: Item, *, count: int) -> tuple[int, ...]:
     """Returns (V, B, C, H, W) for the views of ``count`` items like this one."""
     height, width, channels = next(iter(item.views.values())).shape

@@ -23,6 +23,7 @@ from vea.data.loading.collate import Batch, Item, block_shape, collate, write_vi
 from vea.data.loading.items import ItemSpec, Place, Unusable
 from vea.data.loading.order import Order
 from vea.data.loading.workers import _running, _start_worker
+from vea.data.streams.urls import is_stream
 from vea.errors import RunError, VeaError
 
 Lent = tuple[int | None, list[Place]]  # the places of a batch and the buffer for its images
@@ -64,8 +65,10 @@ class _Collate:
     def __init__(self, buffers: Buffers | None) -> None:
         self.buffers = buffers
 
-    def __call__(self, made: Making) -> _Made | _Failure:
+    def __call__(self, made: Making) -> _Made | _Failure | None:
         index, count, items = made
+        if not count:
+            return None
         good: list[Item] = []
         for row, item in enumerate(items):
             if isinstance(item, _Failure):
@@ -99,7 +102,7 @@ class TrainSet(PlaceSet):
         self.sets = [spec.open_set(ref) for ref in refs]
         self.maker = spec.maker(self.sets, train=True)
         self.order = Order(
-            sizes=tuple(len(shards) for shards in self.sets),
+            sizes=tuple(shards.size for shards in self.sets),
             weights=tuple(ref.weight for ref in refs),
             seed=config.seed,
             global_batch_size=config.data.global_batch_size,
@@ -115,17 +118,20 @@ class TrainSet(PlaceSet):
     def _item(self, place: Place) -> Item:
         """A corrupt image gives its place to the next good sample of the same reader; later draws do not shift."""
         draw = planned = self.order.draw(*place)
+        shards = self.sets[planned.dataset]
         problems: dict[str, str] = {}
         for _ in range(MAX_REPLACEMENTS):
+            draw = shards.found(draw, self.order)
             try:
-                item = self.maker.make(self.sets[draw.dataset], draw.sample, pass_number=draw.pass_number, place=place)
+                problems |= shards.problems(draw.sample)
+                item = self.maker.make(shards, draw.sample, pass_number=draw.pass_number, place=place)
                 item.problems = problems
                 return item
             except Unusable as problem:
                 problems[problem.key] = f"{problem}; the next sample of its reader stands in for it"
             draw = self.order.at(dataset=planned.dataset, reader=planned.reader, position=draw.position + 1)
         raise RunError(
-            f"{self.sets[planned.dataset].name}: {MAX_REPLACEMENTS} samples in a row cannot be decoded "
+            f"{shards.name}: {MAX_REPLACEMENTS} samples in a row cannot be decoded "
             f"({', '.join(list(problems)[:3])} ...); `vea shards check` lists them"
         )
 
@@ -139,6 +145,11 @@ class EvalSet(PlaceSet):
     def __init__(self, spec: ItemSpec, refs: Sequence[DatasetRef], *, in_turn: bool = False) -> None:
         if not refs:
             raise VeaError("no data set to evaluate on: name one in data.val")
+        for ref in refs:
+            if is_stream(ref.path):
+                raise VeaError(
+                    f"{ref.path} is a stream of tars, which only data.train takes: prepare it for evaluation"
+                )
         self.sets = [spec.open_set(ref) for ref in refs]
         self.ends = np.cumsum([len(shards) for shards in self.sets])
         self.maker = spec.maker(self.sets, train=False)
@@ -192,15 +203,44 @@ class EvalPlaces:
             yield [(batch, number) for number in range(first, first + self.batch_size)]
 
 
+class Shares:
+    """A batch of a stream as one share a worker, some of them empty, so that each tar is read by one worker.
+
+    DataLoader gives batches to its workers in turn: share w of every batch goes to worker w, and it holds the places
+    of a fixed run of the rank's readers.
+
+    Args:
+        places: of the rank.
+        draws: places of a reader in a global batch.
+        workers: at most the rank's readers.
+    """
+
+    def __init__(self, places: TrainPlaces, *, draws: int, workers: int) -> None:
+        self.places, self.draws = places, draws
+        self.first_reader = places.first // draws
+        self.readers = (places.last - 1) // draws + 1 - self.first_reader
+        self.workers = min(workers, self.readers)
+        self.batch_size = min(places.batch_size, -(-self.readers // self.workers) * draws)
+        self.batches = -(-(places.last - places.first) // places.batch_size)  # of a step
+
+    def __iter__(self) -> Iterator[list[Place]]:
+        for places in self.places:
+            of_worker: list[list[Place]] = [[] for _ in range(self.workers)]
+            for place in places:
+                reader = place[1] // self.draws - self.first_reader
+                of_worker[reader * self.workers // self.readers].append(place)
+            yield from of_worker
+
+
 class Lending:
     """Places, batch by batch, each with a buffer for its images where one is free (a ``batch_sampler``)."""
 
-    def __init__(self, places: TrainPlaces | EvalPlaces, buffers: Buffers | None) -> None:
+    def __init__(self, places: TrainPlaces | EvalPlaces | Shares, buffers: Buffers | None) -> None:
         self.places, self.buffers = places, buffers
 
     def __iter__(self) -> Iterator[Lent]:
         for places in self.places:
-            yield self.buffers.take() if self.buffers else None, places
+            yield self.buffers.take() if self.buffers and places else None, places
 
 
 def train_loader(
@@ -264,31 +304,56 @@ def eval_loader(
 def _batches(
     data: TrainSet | EvalSet, places: TrainPlaces | EvalPlaces, config: RunConfig
 ) -> Generator[Batch, None, None]:
-    workers = config.data.workers
+    workers, ahead = config.data.workers, PREFETCH
+    shares: Shares | None = None
+    if workers and isinstance(data, TrainSet) and isinstance(places, TrainPlaces) and None in data.order.sizes:
+        shares = Shares(places, draws=data.order.draws_per_step, workers=workers)
+        workers, ahead = shares.workers, PREFETCH * shares.batches  # a worker may have no share in most batches
+    given = shares or places
     # what workers prepare, what arrived, and what the trainer still looks at
-    buffers = Buffers(PREFETCH * workers + 4, places.batch_size * data.maker.num_bytes) if workers else None
+    buffers = Buffers(ahead * workers + 4, given.batch_size * data.maker.num_bytes) if workers else None
     loader = DataLoader(
         data,
-        batch_sampler=Lending(places, buffers),  # type: ignore[arg-type]
+        batch_sampler=Lending(given, buffers),  # type: ignore[arg-type]
         num_workers=workers,
         collate_fn=_Collate(buffers),  # type: ignore[arg-type]
         worker_init_fn=_start_worker if workers else None,
-        prefetch_factor=PREFETCH if workers else None,
+        prefetch_factor=ahead if workers else None,
         multiprocessing_context="fork" if workers else None,
         pin_memory=config.runtime.device != "cpu" and torch.cuda.is_available(),
         generator=torch.Generator(),  # a loader that starts must not move the generator of dropout
     )
-    batches = _unwrapped(loader)
+    batches = _unwrapped(loader, shares=shares.workers if shares else 1)
     _running.add(batches)
     return batches
 
 
-def _unwrapped(loader: DataLoader) -> Generator[Batch, None, None]:
-    for made in loader:
+def _unwrapped(loader: DataLoader, *, shares: int) -> Generator[Batch, None, None]:
+    parts: list[_Made] = []
+    for number, made in enumerate(loader, start=1):
         if isinstance(made, _Failure):
             made.throw()
-        for problem in made.problems:
-            if problem not in _logged:
-                _logged.add(problem)
-                _log.warning(problem)
-        yield made.batch()
+        if made is not None:
+            parts.append(made)
+        if number % shares == 0:
+            whole, parts = _joined(parts), []
+            for problem in whole.problems:
+                if problem not in _logged:
+                    _logged.add(problem)
+                    _log.warning(problem)
+            yield whole.batch()
+
+
+def _joined(parts: list[_Made]) -> _Made:
+    """Returns the batch whose shares lie in ``parts``, in the order of their slots."""
+    if len(parts) == 1:
+        return parts[0]
+    images = torch.cat([part.images for part in parts], dim=1)  # type: ignore[misc]  # arrived: tensors all
+    rest: Batch = {}
+    for name, value in parts[0].rest.items():
+        rows = [part.rest[name] for part in parts]
+        if isinstance(value, dict):
+            rest[name] = {key: torch.cat([row[key] for row in rows]) for key in value}
+        else:
+            rest[name] = torch.cat(rows) if isinstance(value, Tensor) else [entry for row in rows for entry in row]
+    return _Made(parts[0].names, images, rest, [problem for part in parts for problem in part.problems])

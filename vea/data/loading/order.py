@@ -133,14 +133,15 @@ class Order:
     """The order of one training run.
 
     Args:
-        sizes: samples of each data set (after ``fraction``).
+        sizes: samples of each data set (after ``fraction``); None for a stream, which says itself what stands at a
+            position.
         weights: share of the draws of each data set.
         seed: of the run.
         global_batch_size: B, a multiple of ``virtual_readers``.
         virtual_readers: V.
     """
 
-    sizes: tuple[int, ...]
+    sizes: tuple[int | None, ...]
     weights: tuple[float, ...]
     seed: int
     global_batch_size: int
@@ -152,7 +153,7 @@ class Order:
 
     def __post_init__(self) -> None:
         assert len(self.sizes) == len(self.weights) > 0, "one weight per data set"
-        assert min(self.sizes) > 0, "an empty data set has no order"
+        assert all(size is None or size > 0 for size in self.sizes), "an empty data set has no order"
         assert self.global_batch_size % self.virtual_readers == 0, "B is a multiple of V"
 
     @property
@@ -162,7 +163,7 @@ class Order:
 
     def slice_of(self, dataset: int, reader: int) -> tuple[int, int]:
         """Returns the places [first, last) of reader's slice; place i is sample i modulo the size of the set."""
-        places = max(self.sizes[dataset], self.virtual_readers)
+        places = max(self.sizes[dataset] or 0, self.virtual_readers)
         return reader * places // self.virtual_readers, (reader + 1) * places // self.virtual_readers
 
     def _cycle(self, reader: int) -> tuple[np.ndarray, np.ndarray]:
@@ -178,11 +179,17 @@ class Order:
         return self._cycles[reader]
 
     def at(self, *, dataset: int, reader: int, position: int) -> Draw:
-        """Returns the draw at a position of the stream of (set, reader), counted over all passes."""
+        """Returns the draw at a position of the stream of (set, reader), counted over all passes.
+
+        Of a set without a size, ``pass_number`` and ``sample`` are -1 until the set has found it.
+        """
+        size = self.sizes[dataset]
+        if size is None:
+            return Draw(dataset, reader, position, -1, -1)
         first, last = self.slice_of(dataset, reader)
         pass_number, offset = divmod(position, last - first)
         place = first + self._place(dataset, reader, pass_number, length=last - first, offset=offset)
-        return Draw(dataset, reader, position, pass_number, place % self.sizes[dataset])
+        return Draw(dataset, reader, position, pass_number, place % size)
 
     def _place(self, dataset: int, reader: int, pass_number: int, *, length: int, offset: int) -> int:
         """Returns which place of a slice of ``length`` comes at ``offset`` of a pass."""

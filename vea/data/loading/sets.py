@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 
 from vea.config import DatasetRef, PromptConfig, TeacherConfig
-from vea.data.loading.order import kept_samples
+from vea.data.loading.order import Draw, Order, kept_samples
 from vea.data.shards.reader import ShardReader
 from vea.data.shards.sidecars import Sidecar
 from vea.errors import VeaError
@@ -41,9 +41,28 @@ class ShardSet:
             if ref.persons
             else None
         )
+        self._faces, self._saliency = (
+            Sidecar(self.reader, name, made_by=made_by, otherwise=f"remove `{made_by}` from the config")
+            if name
+            else None
+            for name, made_by in ((ref.faces, "faces"), (ref.saliency, "saliency"))
+        )
 
     def __len__(self) -> int:
         return len(self.reader) if self._kept is None else len(self._kept)
+
+    @property
+    def size(self) -> int | None:
+        """Samples for the order; a stream has none."""
+        return len(self)
+
+    def found(self, draw: Draw, order: Order) -> Draw:
+        """Returns a draw with its sample; of a prepared set the order knows it already."""
+        return draw
+
+    def problems(self, i: int) -> dict[str, str]:
+        """Returns {key: sentence} of what was left out on the way to kept sample ``i``: nothing in a prepared set."""
+        return {}
 
     def read(self, i: int) -> tuple[str, bytes, dict[str, Any]]:
         """Returns key, encoded image and metadata of kept sample ``i``."""
@@ -55,6 +74,17 @@ class ShardSet:
         if own or self._persons is None:
             return own
         return self._persons.row(i if self._kept is None else int(self._kept[i]))["boxes"]
+
+    def face_boxes(self, i: int) -> list[list[float]]:
+        """Returns the boxes of the faces sidecar for kept sample ``i``; none where the set names no such sidecar."""
+        return [] if self._faces is None else self._faces.row(i if self._kept is None else int(self._kept[i]))["boxes"]
+
+    def saliency(self, i: int) -> np.ndarray | None:
+        """Returns the saliency of kept sample ``i``, float32 (G, G) over the whole picture; None without a sidecar."""
+        if self._saliency is None:
+            return None
+        row = self._saliency.row(i if self._kept is None else int(self._kept[i]))
+        return row.reshape(round(len(row) ** 0.5), -1)
 
     def embeddings(self, i: int) -> dict[str, np.ndarray]:
         """Returns the cached teacher embeddings of kept sample ``i`` by their name in a batch, float32 (D,) each."""

@@ -123,3 +123,25 @@ def crop_square(image: np.ndarray, box: Sequence[float], *, size: int, scale: fl
     crop = cut(image, square_around(box, scale=scale))
     shrink = crop.shape[0] > size
     return cv2.resize(crop, (size, size), interpolation=cv2.INTER_AREA if shrink else cv2.INTER_LINEAR)
+
+
+def placed_boxes(
+    boxes: Sequence[Sequence[float]], window: Window, *, side: int, flip: bool, degrees: float
+) -> np.ndarray:
+    """Returns where boxes (M, 4) of an image are in a view of ``window``, float64 (M, 4), in pixels of the view.
+
+    The view is ``side`` pixels wide, mirrored where ``flip``, then turned by ``degrees`` about its centre; of a turned
+    box the upright box around it is returned. Parts outside of the view stay: coordinates may be negative.
+    """
+    found = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
+    x0, y0, x1, y1 = window
+    scale = np.array([side / (x1 - x0), side / (y1 - y0)] * 2)
+    found = (found - np.array([x0, y0, x0, y0])) * scale
+    if flip:
+        found = np.stack([side - found[:, 2], found[:, 1], side - found[:, 0], found[:, 3]], 1)
+    if degrees:
+        corners = found[:, [[0, 1], [2, 1], [2, 3], [0, 3]]]  # (M, 4, 2)
+        matrix = cv2.getRotationMatrix2D(((side - 1) / 2, (side - 1) / 2), degrees, 1.0)
+        corners = corners @ matrix[:, :2].T + matrix[:, 2]
+        found = np.concatenate([corners.min(1), corners.max(1)], 1)
+    return found

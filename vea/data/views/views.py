@@ -19,6 +19,7 @@ from vea.data.views.geometry import (
     crop_resize,
     cut_turned,
     eval_window,
+    placed_boxes,
     random_resized_window,
     scale_for,
     scaled_window,
@@ -104,6 +105,32 @@ class Views:
         scene = self._view(pixels, first, shared, key, pass_number, "scene")
         person = self._view(pixels, second, shared, key, pass_number, "person")
         return scene, person, window is not None
+
+    def placed(
+        self,
+        boxes: Sequence[Sequence[float]],
+        *,
+        size: tuple[int, int],
+        around: Sequence[Sequence[float]],
+        key: str,
+        pass_number: int = 0,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns where ``boxes`` of the image are in the scene and person views of ``two``, float64 (M, 4) each.
+
+        Args:
+            boxes: (M, 4) in pixels of the image.
+            size: width and height of the image.
+            around: the boxes of people that ``two`` got.
+            key: of the sample, as in ``two``.
+            pass_number: as in ``two``.
+        """
+        width, height = size
+        flip, degrees = self._shared(key, pass_number)
+        numbers = KeyedUniforms("box", self.seed, pass_number, key) if self.train else None
+        window = person_window(around, width=width, height=height, numbers=numbers) or (0, 0, width, height)
+        side, windows = self.config.image_size, (self._scene_window(width, height, key, pass_number), window)
+        first, second = (placed_boxes(boxes, view, side=side, flip=flip, degrees=degrees) for view in windows)
+        return first, second
 
     def _shared(self, key: str, pass_number: int) -> tuple[bool, float]:
         """Returns (flip, degrees), which the two views of a sample have in common."""

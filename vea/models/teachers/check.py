@@ -12,6 +12,7 @@ from vea.config import PretrainConfig, RunConfig
 from vea.config.findings import Finding, collect
 from vea.errors import VeaError, did_you_mean
 from vea.models.teachers import load, two_tower
+from vea.models.teachers.sentence import PREFIX
 from vea.storage import identity
 
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model")
@@ -43,6 +44,9 @@ def teacher_files(config: PretrainConfig) -> Files:
     folder = identity.TINY_SYNTHETIC if name == "tiny-synthetic" else Path(name)
     if folder.is_dir() and pretrained is not None:
         raise VeaError(f"teacher {name} brings its own weights ({pretrained} is named beside); set it to null")
+    if name.startswith(PREFIX):
+        yield "teacher", two_tower.text_tower_folder(name.removeprefix(PREFIX)) / two_tower.WEIGHTS_NAME
+        return
     yield from _folder_teacher(folder) if folder.is_dir() else _named_teacher(name, pretrained)
 
 

@@ -12,6 +12,7 @@ from vea.config import TeacherConfig
 from vea.errors import VeaError
 from vea.models.teachers.base import Teacher
 from vea.models.teachers.clip import ClipTeacher, WordTokenizer, _clip_by_name, _open_clip, build_clip
+from vea.models.teachers.sentence import PREFIX, SentenceTeacher
 from vea.models.teachers.two_tower import WEIGHTS_NAME, TwoTowerTeacher
 from vea.storage.identity import TINY_SYNTHETIC
 
@@ -56,8 +57,9 @@ def load_teacher(config: TeacherConfig) -> Teacher:
     """Returns the frozen teacher that ``config`` names, on the CPU, with weights that were really loaded.
 
     ``name`` is ``tiny-synthetic``; or a folder (of ``pretrain/align.py``, or open_clip's ``local-dir`` form); or an
-    open_clip model, whose ``pretrained`` is a local file or a tag; or ``hf-hub:OWNER/MODEL``. Only a tag and a hub
-    name download. OpenAI's own weights want the ``-quickgelu`` model names.
+    open_clip model, whose ``pretrained`` is a local file or a tag; or ``hf-hub:OWNER/MODEL``; or ``sentence:PACKAGE``,
+    the sentence encoder inside a Python package, for texts alone. Only a tag and a hub name download. OpenAI's own
+    weights want the ``-quickgelu`` model names.
 
     Raises:
         VeaError: the name is unknown, weights are missing or do not fit, or a download failed.
@@ -73,4 +75,6 @@ def load_teacher(config: TeacherConfig) -> Teacher:
         raise VeaError(
             f"the tiny teacher is not installed at {folder}: python pretrain/align.py tiny-synthetic --out {folder}"
         )
+    if config.name.startswith(PREFIX):
+        return SentenceTeacher(config.name.removeprefix(PREFIX)).freeze()
     return _clip_by_name(config.name, config.pretrained)

@@ -14,7 +14,7 @@ from vea.config import AugmentConfig
 from vea.data.loading.order import KeyedUniforms
 from vea.data.views import geometry
 from vea.data.views.decode import CorruptImage, decode
-from vea.data.views.geometry import eval_window
+from vea.data.views.geometry import eval_window, placed_boxes
 from vea.data.views.person import person_window
 from vea.data.views.views import Views
 from vea.errors import VeaError
@@ -261,3 +261,29 @@ def test_eval_window_is_resize_then_centre_crop():
 def test_eval_does_not_depend_on_seed_or_key():
     one, two = (Views(AugmentConfig(image_size=16), seed=seed, train=False) for seed in (0, 1))
     assert (one.one(picture(), key="a") == two.one(picture(), key="b", pass_number=3)).all()
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_placed_boxes_are_where_the_views_show_them(train):
+    """A bright rectangle in a dark picture is found in both views at its placed box, mirrored or not."""
+    config = AugmentConfig(image_size=64, scale=(0.6, 1.0), interpolation="area")
+    views, people = Views(config, seed=0, train=train), [[20, 10, 90, 80]]
+    image = np.zeros((100, 120, 3), np.uint8)
+    box = [40, 30, 70, 60]
+    image[30:60, 40:70] = 255
+    for number in range(20):
+        key = str(number)
+        shown = views.two(image, boxes=people, key=key)
+        placed = views.placed([box], size=(120, 100), around=people, key=key)
+        for view, found in zip(shown, placed):
+            rows, columns = np.nonzero(view[..., 0] > 127)
+            if not len(rows):
+                continue
+            seen = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+            assert np.abs(np.clip(found[0], 0, 64) - seen).max() <= 2.5
+
+
+def test_a_placed_box_turns_with_its_view():
+    window, side = (0, 0, 64, 64), 64
+    (turned,) = placed_boxes([[40, 10, 60, 20]], window, side=side, flip=False, degrees=90)
+    assert turned == pytest.approx([10, 3, 20, 23], abs=1.01)

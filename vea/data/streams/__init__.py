@@ -1,0 +1,1 @@
+"""WebDataset tars as others write them, read as they come: no index, no preparation."""
