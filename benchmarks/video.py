@@ -9,7 +9,7 @@ Parts chain, clip and peer need VEA_DATA.
 - chain: FER2013 validation faces in the order of a Markov chain (an expression stays with .9) and in no order (each
   drawn anew). Frames alone, the chain with the true matrix, and one whose rate was fitted on other series; 3 seeds.
 - clip: VEA_DATA/video_sample, 20 seconds from crying to laughing: the expressions over time, frame-wise and smoothed.
-- peer: the network of the package fer on that clip, each frame alone behind its Haar cascade, beside vea; ms a frame.
+- peer: the network of the package fer on that clip, each frame alone behind vea's search, beside vea; ms a frame.
 """
 
 from __future__ import annotations
@@ -223,26 +223,26 @@ def clip(root: Path, picture: Path | None) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def peer(root: Path, weights: Path, *, every: int = 4) -> dict[str, Any]:
+def peer(root: Path, weights: Path, *, every: int = 8) -> dict[str, Any]:
     """Returns ms a frame and stretches of the clip by fer, each frame alone, and by vea with both models that ship."""
     from expression_peers import fer
-    from face_speed import grey48, haar
+    from face_speed import grey48
 
+    from vea.faces.detect import face_detector
     from vea.faces.video import frames
 
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     (path,) = root.glob("*.mp4")
-    network, found, faceless = fer(weights), {}, 0
+    network, detect, found, faceless = fer(weights), face_detector(), {}, 0
     points: list[tuple[float, str]] = []
     start, count = time.process_time(), 0
     for frame in frames(path, every=every):
         count += 1
-        boxes = haar(frame.image)
-        faceless += not boxes
-        largest = max(boxes, key=lambda box: box[2] - box[0], default=None)
-        if largest:
-            points.append((frame.time, network(grey48(frame.image, largest))[0]))
+        faces = detect(frame.image)
+        faceless += not faces
+        if faces:
+            points.append((frame.time, network(grey48(frame.image, faces[0][0]))[0]))
     ms = round(1000 * (time.process_time() - start) / count, 1)
     found["fer"] = {"ms_a_frame": ms, "frames_without_a_face": faceless, "stretches": stretches(points)}
     for name in ("expression", "expression-nano"):
