@@ -2,11 +2,13 @@
 
     VEA_DATA=... python benchmarks/face_labels.py [--json FILE]
 
-Agreement (emonet_face_binary: experts answer whether a face shows an emotion): the share of pairs of picture and
-emotion with two or three answers that are unanimous; Krippendorff's alpha (nominal) of each category, all pairs with
-two answers and more; and the human ceiling, how often one expert gives the answer of the other two where those agree
-(three answers). No model is scored: the pictures are not here. What scores one must stand beside that ceiling, and
-leave categories of low alpha out of its headline.
+Agreement (emonet_face_binary: experts answer whether a face shows an emotion). Who reads the answers as votes is
+misled: a second expert was asked where the first said yes, and hardly ever where the first said no, so that pairs of
+two and three answers hold a yes by design and Krippendorff's alpha of them is negative. What can be read off is q, how
+often a second expert confirms a first yes, beside p, how often a first expert says yes: kappa = (q - p) / (1 - p), for
+exchangeable raters is the intraclass kappa of two answers (Bloch and Kraemer 1989); its 95 % interval is that of q. No
+model is scored: the pictures are not here. What scores one must stand beside q, the human ceiling of a yes, and leave
+categories whose interval holds kappa = .1 and less out of its headline.
 
 Neighbours (DICE-Talk's check): cosines between the class weights of the FER+ head, centred over classes, and between
 the mean features of test faces by their top vote, against how often taggers' votes fall on both classes of a face (the
@@ -21,7 +23,7 @@ import csv
 import json
 import os
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -37,39 +39,32 @@ PERMUTATIONS, LOW = 2000, 0.1
 
 
 def agreement(folder: Path) -> dict[str, Any]:
-    """Returns shares of unanimous pairs, alpha and ceiling by category."""
-    answers: dict[str, dict[str, dict[str, bool]]] = defaultdict(lambda: defaultdict(dict))
+    """Returns how the answers run, alpha of all pairs as if they were votes, and p, q and kappa of every category."""
+    answers: dict[str, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
     with (folder / "binary.csv").open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
+        for row in csv.DictReader(file):  # in the order in which they were given
             emotion = "Helplessness" if row["emotion"] == "Hopelessness" else row["emotion"]
-            answers[emotion][row["path"]][row["annotator"]] = row["value"] == "True"
-    raters = sorted({name for pictures in answers.values() for votes in pictures.values() for name in votes})
-    types = {"two: same": 0, "two: split": 0, "three: same": 0, "three: two to one": 0, "one": 0}
+            answers[emotion][row["path"]].append(row["value"] == "True")
+    runs = [values for pictures in answers.values() for values in pictures.values()]
+    types = Counter(" ".join("yes" if value else "no" for value in values) for values in runs)
+    ratings = np.full((3, len(runs)), np.nan)
+    for column, values in enumerate(runs):
+        ratings[: len(values), column] = values
     table: dict[str, Any] = {}
     for emotion, pictures in sorted(answers.items()):
-        ratings = np.full((len(raters), len(pictures)), np.nan)
-        right = asked = 0
-        for column, votes in enumerate(pictures.values()):
-            values = list(votes.values())
-            for name, value in votes.items():
-                ratings[raters.index(name), column] = value
-            if len(values) == 1:
-                types["one"] += 1
-            elif len(values) == 2:
-                types["two: same" if values[0] == values[1] else "two: split"] += 1
-            else:
-                types["three: same" if len(set(values)) == 1 else "three: two to one"] += 1
-                for k in range(3):
-                    rest = values[:k] + values[k + 1 : 3]
-                    if rest[0] == rest[1]:
-                        asked, right = asked + 1, right + (values[k] == rest[0])
+        first = np.mean([values[0] for values in pictures.values()])
+        second = [values[1] for values in pictures.values() if values[0] and len(values) > 1]
+        q, reach = np.mean(second), 1.96 * np.std(second) / np.sqrt(len(second))
+        kappa = [(value - first) / (1 - first) for value in (q, q - reach, q + reach)]
         table[emotion] = {
-            "alpha": round(krippendorff_alpha(ratings, level="nominal"), 3),
-            "pairs": int(((~np.isnan(ratings)).sum(0) >= 2).sum()),
-            "yes": round(float(np.nanmean(ratings)), 3),
-            "ceiling": round(right / asked, 3) if asked else None,
-        }
-    return {"raters": len(raters), "types": types, "categories": table}
+            "p": round(float(first), 3), "q": round(float(q), 3), "seconds": len(second),
+            "kappa": [round(float(value), 3) for value in kappa],
+        }  # fmt: skip
+    return {
+        "answers": dict(types.most_common()),
+        "alpha_as_if_votes": round(krippendorff_alpha(ratings, level="nominal"), 3),
+        "categories": table,
+    }
 
 
 def neighbours(name: str, data: Path) -> dict[str, Any]:
@@ -98,7 +93,7 @@ def neighbours(name: str, data: Path) -> dict[str, Any]:
 def main(argv: list[str]) -> None:
     """Prints and writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", nargs="+", default=["expression", "expression-nano"])
+    parser.add_argument("--model", nargs="*", default=["expression", "expression-nano"])
     parser.add_argument("--json", type=Path)
     given = parser.parse_args(argv)
     if "VEA_DATA" not in os.environ:
@@ -106,11 +101,10 @@ def main(argv: list[str]) -> None:
     data = Path(os.environ["VEA_DATA"])
     torch.set_num_threads(1)
     record: dict[str, Any] = {"agreement": agreement(data / "emonet_face_binary")}
-    print(record["agreement"]["types"])
-    for emotion, row in sorted(record["agreement"]["categories"].items(), key=lambda item: -item[1]["alpha"]):
-        flag = "  (low: not for a headline)" if row["alpha"] < LOW else ""
-        print(f"{emotion:32} alpha {row['alpha']:6.3f}  {row['pairs']:5} pairs  yes {row['yes']:.2f}  "
-              f"ceiling {row['ceiling']}{flag}")  # fmt: skip
+    print(record["agreement"]["answers"], "alpha as if votes", record["agreement"]["alpha_as_if_votes"])
+    for emotion, row in sorted(record["agreement"]["categories"].items(), key=lambda item: -item[1]["kappa"][0]):
+        flag = "" if row["kappa"][1] > LOW else "  (low: not for a headline)"
+        print(f"{emotion:44} p {row['p']:.2f}  q {row['q']:.2f} of {row['seconds']:4}  kappa {row['kappa']}{flag}")
     for name in given.model:
         record[name] = neighbours(name, data)
         print(name, record[name], flush=True)
