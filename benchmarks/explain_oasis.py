@@ -11,6 +11,8 @@ budget; validation chooses the step, the test split is scored once. What is comp
 - ``text only``: the same model trained without any picture;
 - ``no VAD``, ``contrast``: SEVLM without its VAD parts, with its contrastive head;
 - ``no head``: the language model names the emotion, as in the paper;
+- ``vector``: the emotion that the head sees is added to every input embedding; ``marks``: words and patches that carry
+  emotion are marked, and explanations of one emotion lie near each other (NT-Xent);
 - ``nearest``: emotion and caption of the training photograph nearest by the mean of the encoder's patches;
 - ``majority``: the emotion that training photographs have most often.
 """
@@ -40,7 +42,8 @@ from vea.training.finetune import label_fields
 SCORES = ("emotion_accuracy", "cider", "bleu_4", "rouge_l", "ea")
 NO_VAD, CONTRAST = ["model.vad=false", "objective.vad=0"], ["objective.contrastive=1"]
 ARMS = {"model": [], "text only": ["model.blind=true"], "no VAD": NO_VAD, "contrast": CONTRAST,
-        "no head": ["objective.emotion=0"]}  # fmt: skip
+        "no head": ["objective.emotion=0"], "vector": ["model.emotion_vector=true"],
+        "marks": ["model.carries_emotion=true", "objective.nt_xent=0.1"]}  # fmt: skip
 Scores = dict[str, float]
 
 
@@ -82,7 +85,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--decoder", type=Path, help="folder of a causal language model; a .gguf in it is found")
     parser.add_argument("--lexicon", type=Path, help="Warriner or NRC-VAD file, for SEVLM's VAD parts")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
+    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS)[:5])
     parser.add_argument("--beams", type=int, help="every arm writes by beam search; default: as the config says")
     parser.add_argument("--threads", type=int, default=2, help="of every run")
     parser.add_argument("--out", type=Path, default=Path("runs/explain-oasis"))

@@ -234,7 +234,7 @@ class _Width(nn.Module):
 @cache
 def count(recipe: str) -> Model:
     """Returns what one image costs in a pretraining recipe: the student's forward and backward and a live CLIP."""
-    config = load_config(recipe, [])
+    config = load_config(recipe, ["model.encoder.pretrained=null"])
     assert isinstance(config, PretrainConfig)
     with torch.device("meta"):
         task = PretrainTask(config, teacher=_Width())  # type: ignore[arg-type]

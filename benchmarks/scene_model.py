@@ -19,6 +19,7 @@ import csv
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -58,18 +59,20 @@ def correlation(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.corrcoef(a, b)[0, 1])
 
 
-def fit(x: np.ndarray, y: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, float, dict[str, float]]:
+def fit(
+    x: np.ndarray, y: np.ndarray, groups: np.ndarray, *, folds: int = FOLDS, penalties: Sequence[float] = PENALTIES
+) -> tuple[np.ndarray, float, dict[str, float]]:
     """Returns (weights, bias, what was chosen) on all rows; choices by predictions for groups that were left out.
 
-    Ten folds whose groups never cross. Left-out predictions choose the penalty by correlation, give the gain and shift
+    Folds whose groups never cross. Left-out predictions choose the penalty by correlation, give the gain and shift
     that restore the norms' spread and mean, and the error ("sd") that is to be expected on new themes.
     """
     names = np.random.default_rng(0).permutation(np.unique(groups))
-    fold = np.array([dict(zip(names, range(len(names))))[name] % FOLDS for name in groups])
+    fold = np.array([dict(zip(names, range(len(names))))[name] % folds for name in groups])
     best: tuple[float, float, np.ndarray] | None = None
-    for penalty in PENALTIES:
+    for penalty in penalties:
         left_out = np.empty_like(y)
-        for k in range(FOLDS):
+        for k in range(folds):
             weights, bias = ridge(x[fold != k], y[fold != k], penalty)
             left_out[fold == k] = x[fold == k] @ weights + bias
         found = correlation(left_out, y)

@@ -1,6 +1,8 @@
 """``vea explain FILE|FOLDER...``: what pictures evoke and why.
 
 vea explain photo.jpg                       # five lines of evidence, each with its component; no language model
+vea explain photo.jpg --like data/oasis     # one more: the rated photographs that the scene model sees as most alike
+vea explain photo.jpg --persons FILE.onnx   # one more: people, by a detector of yours (vea enrich persons)
 vea explain photo.jpg --respond             # two more: what a kind answer aims at, and one
 vea explain photo.jpg --faces               # of every face what is seen, what it may mean, and what follows
 vea explain photo.jpg --model runs/mine     # a sentence by a model of finetune/train.py
@@ -33,6 +35,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--emotion", help="explain the pictures as this emotion; needs --model")
     parser.add_argument("--respond", action="store_true", help="add a goal and a response to the evidence")
     parser.add_argument("--faces", action="store_true", help="explain every face by its action units instead")
+    parser.add_argument("--like", metavar="DIR", help="a prepared set of rated photographs (OASIS)")
+    parser.add_argument("--persons", type=Path, metavar="FILE", help="weights of an ONNX detector of people")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     parser.add_argument("--device", default="cpu")
     given = parser.parse_args(argv)
@@ -40,8 +44,10 @@ def main(argv: list[str]) -> int:
         raise VeaError("--emotion is what a model that writes is held to; give one with --model")
     if given.respond and given.model:
         raise VeaError("--respond adds to the lines of evidence, and --model writes a sentence; leave out one")
-    if given.faces and (given.model or given.respond):
-        raise VeaError("--faces explains faces; --model and --respond are of whole pictures: leave out one")
+    if given.faces and (given.model or given.respond or given.like or given.persons):
+        raise VeaError("--faces explains faces, the other options whole pictures; give --faces alone")
+    if given.model and (given.like or given.persons):
+        raise VeaError("--like and --persons add lines of evidence, and --model writes a sentence; leave out one")
     passed: Counter[str] = Counter()
     files = find_files(given.paths, passed=passed)
     if passed:
@@ -57,6 +63,14 @@ def _evidence(given: argparse.Namespace, files: Sequence[Path | str]) -> int:
     from vea.inference.evidence import Chain
 
     chain, unreadable = Chain(device=given.device), 0
+    if given.persons:
+        from vea.enrich.persons import OnnxPersons
+
+        chain.persons = OnnxPersons(given.persons)
+    if given.like:
+        from vea.inference.like import Like
+
+        chain.like = Like(given.like, chain.scene)
     for path in files:
         try:
             lines = chain.explain(read_image(path), respond=given.respond)

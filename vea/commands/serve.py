@@ -33,6 +33,7 @@ def main(argv: list[str]) -> None:
         raise VeaError("the page needs the package gradio: pip install 'vea[serve]'") from None
     import numpy as np
 
+    from vea.inference.evidence import Chain
     from vea.inference.explain import load_explainer
     from vea.inference.page import application
     from vea.inference.predict import load
@@ -41,7 +42,8 @@ def main(argv: list[str]) -> None:
     predictor = load(given.model, device=given.device)
     predictor.predict(np.zeros((64, 64, 3), np.uint8))  # a missing face detector shows now, not to the first visitor
     explainer = load_explainer(given.explain, device=given.device) if given.explain else None
+    chain = Chain(device=given.device, faces=predictor if predictor.reads_faces else None)
     app = application(predictor, max_mb=given.max_mb, queue=given.queue, workers=given.workers, explainer=explainer,
-                      keep_s=given.keep)  # fmt: skip
+                      chain=chain, keep_s=given.keep)  # fmt: skip
     print(f"{predictor.description}: http://{given.host}:{given.port} (Ctrl-C ends it)", flush=True)
     serve(app, host=given.host, port=given.port)

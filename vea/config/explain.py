@@ -96,6 +96,14 @@ class ExplainModelConfig(Section):
         40, ge=8, description="tokens of a sentence; longer explanations are cut, image tokens never"
     )
     vad: bool = Field(True, description="sevlm: VAD emotion encoder and fusion")
+    emotion_vector: bool = Field(
+        False, description="sevlm: the emotion that the emotion head sees, as a vector added to every input embedding"
+    )
+    carries_emotion: bool = Field(
+        False,
+        description="sevlm: an embedding says of every word (by the lexicon) and every patch (by the emotion head) "
+        "whether it carries emotion",
+    )
     lexicon: str | None = Field(None, description="NRC-VAD or Warriner file; null: vea's coarse VAD of emotion names")
     hf: HfModelConfig = HfModelConfig()
     channels: Literal[3] = Field(3, description="of the input: RGB")
@@ -117,6 +125,9 @@ class ExplainObjective(Section):
     vad: float = Field(1.0, ge=0, description="sevlm: the VAD of the next word, predicted")
     contrastive: float = Field(
         1.0, ge=0, description="sevlm: an explanation fits its picture and emotion better than others do"
+    )
+    nt_xent: float = Field(
+        0.0, ge=0, description="sevlm: the pooled explanations of one emotion lie near each other, others apart"
     )
     emotion: float = Field(
         0.0, ge=0, description="cross-entropy of a linear head on the mean image token, which then names the emotion "
@@ -146,6 +157,12 @@ class ExplainConfig(FinetuneConfig):
 
     @model_validator(mode="after")
     def _cache_sees_one_view(self) -> ExplainConfig:
+        model = self.model
+        for name, on in (("emotion_vector", model.emotion_vector), ("carries_emotion", model.carries_emotion)):
+            if on and model.kind != "sevlm":
+                raise ValueError(f"model.{name} is a part of kind sevlm; leave it off, or set model.kind=sevlm")
+            if on and not self.objective.emotion:
+                raise ValueError(f"model.{name} asks the emotion head; set objective.emotion above 0")
         if self.model.kind == "hf" and any(self.objective.model_dump().values()):
             raise ValueError("model.kind=hf has no heads: set objective.vad, contrastive and emotion to 0")
         if self.model.cache_features and (self.augment.flip or self.augment.scale != (1.0, 1.0)):

@@ -29,6 +29,11 @@ class ClassifierConfig(Section):
     attribute_module: bool = Field(
         False, description="the first target's head also sees what the heads of the other targets predict"
     )
+    bottleneck: Literal["off", "strict", "joint"] = Field(
+        "off",
+        description="the first target is a linear function of what is predicted for the others, by no other path; "
+        "strict: its loss teaches that function alone, attributes stay what they are named; joint: the attributes too",
+    )
 
 
 class ImbalanceConfig(Section):

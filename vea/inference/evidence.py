@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import cv2
 import numpy as np
@@ -25,6 +25,10 @@ from vea.inference.predict import Predictor, load
 from vea.inference.results import Prediction, Scene
 from vea.inference.scene import SceneReader, load_scene
 
+if TYPE_CHECKING:
+    from vea.enrich.persons import Detection
+    from vea.inference.like import Like
+
 Step = Literal["event", "emotion", "cause", "goal", "response"]
 NO_EVIDENCE = "no evidence"
 GRID = 5  # regions a side that are hidden in turn
@@ -32,7 +36,7 @@ SURE = 0.75  # probability from which the emotion line takes a side
 MOVES = 0.15  # of the model's own error: what moves the answer by less is no cause
 BLANK = 2.0  # standard deviation of the pixels, of 255: below, nothing is to be seen
 STANDS_OUT = 2.0  # times what hiding the median region does: below, no region is the cause
-FACES = "face detector, expression model"  # components
+FACES, PERSONS = "face detector, expression model", "people detector"  # components
 REGIONS, CHANGED = f"scene model, {GRID} x {GRID} regions hidden in turn", "scene model, other light and colour"
 ROWS, COLUMNS = ("top", "upper", "middle", "lower", "bottom"), ("far left", "left", "centre", "right", "far right")
 
@@ -146,18 +150,29 @@ def in_words(change: np.ndarray) -> str:
 class Chain:
     """The components, opened once; ``explain`` links what they say of one picture.
 
+    Args:
+        device: where to compute.
+        faces: the model of faces, by default the one that ships.
+        persons: a detector of people, e.g. ``vea.enrich.persons.OnnxPersons(FILE)``: a line more.
+        like: a set of rated photographs, ``vea.inference.like.Like``: a line more.
+
     Raises:
         VeaError: a model that ships is not here, or there is no such device.
     """
 
-    def __init__(self, *, device: str = "cpu") -> None:
+    def __init__(
+        self, *, device: str = "cpu", faces: Predictor | None = None, persons: Detection | None = None,
+        like: Like | None = None,
+    ) -> None:  # fmt: skip
         self.scene: SceneReader = load_scene(device=device)
-        self.faces: Predictor = load("expression", device=device)
+        self.faces: Predictor = faces or load("expression", device=device)
+        self.persons, self.like = persons, like
 
     def explain(self, image: np.ndarray, *, respond: bool = False) -> list[Line]:
         """Returns five lines about RGB uint8 (H, W, 3), seven with ``respond``: a goal and a response.
 
-        About thirty forward passes of the scene model. Without a face detector the line of faces says so.
+        Persons and photographs alike, where asked for, have a line each behind the faces' and the looks' line. About
+        thirty forward passes of the scene model. Without a face detector the line of faces says so.
         """
         scene, view = self.scene.look(image), self.scene.view(image)
         if thinned(image).reshape(-1, 3).std(0).max() < BLANK:
@@ -170,7 +185,9 @@ class Chain:
             faces = faces_line(found)
         lines = [
             faces,
+            *([persons_line(image, self.persons)] if self.persons else []),
             looks_line(image, scene),
+            *([self.like.line(image)] if self.like else []),
             emotion_line(scene),
             self.region_line(image, view, found),
             self.change_line(view),
@@ -241,6 +258,19 @@ def faces_line(found: Prediction) -> Line:
     more = f" and {len(named) - 3} more" if len(named) > 3 else ""
     text = f"{len(named)} face{'s' if len(named) > 1 else ''}: {', '.join(words)}{more}"
     return Line("event", component, text, data={"faces": named})
+
+
+def persons_line(image: np.ndarray, detector: Detection) -> Line:
+    """Returns how many people there are, and the share of the picture that the most prominent one takes."""
+    (found,) = detector.rows([detector.prepare(image, {})])
+    if not found["boxes"]:
+        return nothing("event", PERSONS, "nobody was found", persons=[])
+    x0, y0, x1, y1 = found["boxes"][0]
+    share = (x1 - x0) * (y1 - y0) / (image.shape[0] * image.shape[1])
+    count = len(found["boxes"])
+    one = "1 person, in" if count == 1 else f"{count} people, the most prominent in"
+    data = [{"box": box, "score": score} for box, score in zip(found["boxes"], found["scores"])]
+    return Line("event", PERSONS, f"{one} {share:.0%} of the picture", data={"persons": data})
 
 
 def looks_line(image: np.ndarray, scene: Scene) -> Line:

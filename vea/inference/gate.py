@@ -34,7 +34,13 @@ _PASSED = re.compile(
     rf"|{API}/(info/?|openapi\.json|startup-events|app_id/?|theme\.css|login_check/?)"
 )
 _QUERIES = {f"{API}/queue/data": {"session_hash"}}  # of all others nothing is passed on
-_SHOWN = {"image/png", "image/jpeg", "image/webp"}  # everything else is saved, not opened, by a browser
+_SHOWN = {
+    "image/png",
+    "image/jpeg",
+    "image/webp",
+    "video/mp4",
+    "video/webm",
+}  # everything else is saved, not opened, by a browser
 
 
 _FILE_HEADERS = {

@@ -25,9 +25,11 @@ from vea.data.views.pictures import read_image
 from vea.errors import VeaError
 from vea.faces.align import crop_square
 from vea.inference.annotate import annotated, shown
+from vea.inference.evidence import Chain
 from vea.inference.explain import explain
 from vea.inference.files import csv_text
 from vea.inference.gate import Gate
+from vea.inference.page_video import build_clip_tab
 from vea.inference.predict import Predictor
 from vea.inference.results import Prediction
 from vea.inference.visitors import Visitors
@@ -36,18 +38,26 @@ from vea.tasks.explain import ExplainTask
 GRID = 8  # patches a side that are covered in turn
 FACE_COLUMNS = ["face", "box", "expression", "probability"]
 BATCH_COLUMNS = ["file", "result", "probability", "faces", "note"]
+# Trimming loads ffmpeg from elsewhere: its button is not shown.
+STYLE = """
+#clip button[aria-label="Trim video to selection"] { display: none }
+#timeline .grid { display: flex; flex-wrap: wrap; gap: 1em }
+"""
+EVIDENCE_COLUMNS = ["step", "what", "by"]
+AS_IT_IS: dict[str, Any] = {"preprocess": False}  # gradio's own leaves an empty file behind each time
 OWN_CHOICE = "the emotion it finds itself"
 
 
 def why(predictor: Predictor, image: np.ndarray, found: Prediction) -> np.ndarray:
-    """Returns RGB uint8 (H, W, 3): the largest face, or the picture, red where covering it changes the answer most.
+    """Returns RGB uint8 (H, W, 3): the largest face, upright, or the picture; red where covering it matters most.
 
     Each of ``GRID`` x ``GRID`` patches is covered with grey in turn, and the loss in probability of the answer is its
     colour (Zeiler and Fergus, ECCV 2014, section 4.2).
     """
     side = 30 * GRID
     whole = (0, 0, image.shape[1], image.shape[0])
-    view = crop_square(image, found.faces[0].box if found.faces else whole, size=side)
+    face = found.faces[0] if found.faces else None
+    view = crop_square(image, face.upright or face.box if face else whole, size=side, turn=face.turn if face else 0)
     covered = [view]
     for row in range(GRID):
         for column in range(GRID):
@@ -79,25 +89,33 @@ def _path(file: dict[str, Any] | None) -> str | None:
     return file["path"] if file else None
 
 
-def answer(predictor: Predictor, visitors: Visitors, path: str | None) -> tuple[Any, ...]:
-    """Returns what the page shows for one file: sentence, picture, probabilities, faces, other labels, heat map."""
+def _told(path: str, error: VeaError) -> str:
+    """Returns what is wrong with an upload, as Markdown."""
+    return f"**{plain(Path(path).name)}**: {plain(_problem(path, error))}"
+
+
+def answer(predictor: Predictor, visitors: Visitors, path: str | None, chain: Chain | None = None) -> tuple[Any, ...]:
+    """Returns what the page shows for one file: sentence, picture, probabilities, faces, other labels, heat map, and
+    the lines of evidence of a ``chain``.
+    """
 
     def kept(picture: np.ndarray, name: str) -> str:
         place = visitors.result(str(path), name)
         shown(picture).save(place, quality=90)
         return str(place)
 
-    nothing = (None, None, None, None, None)
+    nothing = (None, None, None, None, None, None)
     if not path:
         return ("Choose a photograph.", *nothing)
     try:
         image = read_image(path)
         (found,) = predictor.predict(image)
     except VeaError as error:
-        return (f"**{plain(Path(path).name)}**: {plain(_problem(path, error))}", *nothing)
+        return (_told(path, error), *nothing)
+    lines = [[line.step, line.text, line.component] for line in chain.explain(image)] if chain else None
     picture = kept(annotated(image, found.faces), "faces.jpg")
     if not found.probabilities:
-        return ("No face was found in this picture.", picture, *nothing[1:])
+        return ("No face was found in this picture.", picture, *nothing[2:], lines)
     name = found.expression or found.emotion
     told = f"**{name}**, {100 * max(found.probabilities.values()):.0f} %"
     told += f"; {len(found.faces)} face{'s' if len(found.faces) != 1 else ''}" if found.faces else ""
@@ -106,7 +124,7 @@ def answer(predictor: Predictor, visitors: Visitors, path: str | None) -> tuple[
         for number, face in enumerate(found.faces, start=1)
     ]
     labels = [[label, str(value.value)] for label, value in found.attributes.items()]
-    return told, picture, found.probabilities, rows, labels, kept(why(predictor, image, found), "why.jpg")
+    return told, picture, found.probabilities, rows, labels, kept(why(predictor, image, found), "why.jpg"), lines
 
 
 def answer_many(predictor: Predictor, visitors: Visitors, paths: list[str]) -> tuple[list[list[Any]], str | None]:
@@ -137,45 +155,76 @@ def answer_why(explainer: ExplainTask, path: str | None, emotion: str) -> str:
     try:
         ((named, words),) = explain(explainer, [read_image(path)], emotion=asked)
     except VeaError as error:
-        return f"**{plain(Path(path).name)}**: {plain(_problem(path, error))}"
+        return _told(path, error)
     return f"**{named}** because {words}" if words else f"**{named}**"
 
 
+def build_picture_tab(
+    predictor: Predictor, visitors: Visitors, chain: Chain | None, *, camera: bool, workers: int
+) -> None:
+    """Adds the tab of one picture, or of a moment of the visitor's camera."""
+    import gradio as gr
+
+    name = "camera" if camera else "look"
+
+    def id_of(part: str) -> str:
+        return f"{part}-camera" if camera else part
+
+    with gr.Tab("Camera" if camera else "One picture"), gr.Row():
+        with gr.Column():
+            if camera:
+                upload: Any = gr.Image(label="Camera: the picture you take", sources=["webcam"], type="filepath",
+                                       format="jpeg", elem_id="camera")  # fmt: skip
+            else:
+                upload = gr.File(label="Photograph", type="filepath", elem_id="upload")
+            button = gr.Button("Look", variant="primary", elem_id=id_of("look"))
+            told = gr.Markdown(elem_id=id_of("told"))
+            bars = gr.Label(label="Probabilities", elem_id=id_of("bars"))
+            heat = gr.Image(label="Why: red parts matter most", elem_id=id_of("why"), interactive=False, buttons=[])
+        with gr.Column():
+            picture = gr.Image(label="Faces", elem_id=id_of("picture"), interactive=False, buttons=["download"])
+            faces = gr.Dataframe(headers=FACE_COLUMNS, label="Faces", elem_id=id_of("faces"))
+            labels = gr.Dataframe(
+                headers=["label", "value"], label="Everything the model tells", elem_id=id_of("labels")
+            )
+            evidence = gr.Dataframe(
+                headers=EVIDENCE_COLUMNS, label="The picture as a whole: what it may evoke, and why", wrap=True,
+                column_widths=["15%", "55%", "30%"],
+                elem_id=id_of("evidence"), visible=chain is not None,
+            )  # fmt: skip
+    gr.on(
+        [button.click] if camera else [button.click, upload.upload],
+        lambda file: answer(predictor, visitors, _path(file), chain),
+        inputs=upload, outputs=[told, picture, bars, faces, labels, heat, evidence], api_name=name,
+        concurrency_limit=workers, **AS_IT_IS,
+    )  # fmt: skip
+
+
 def build(
-    predictor: Predictor, visitors: Visitors, *, queue: int, workers: int, explainer: ExplainTask | None = None
+    predictor: Predictor,
+    visitors: Visitors,
+    *,
+    queue: int,
+    workers: int,
+    explainer: ExplainTask | None = None,
+    chain: Chain | None = None,
 ) -> Any:
     """Returns the page (``gradio.Blocks``); beyond ``queue`` waiting requests visitors are told to come back."""
     import gradio as gr
 
-    as_it_is: dict[str, Any] = {"preprocess": False}  # gradio's own leaves an empty file behind each time
     with gr.Blocks(title="vea", analytics_enabled=False) as blocks:
         gr.Markdown(f"# vea: which emotion?\nModel: {predictor.description}. Pictures stay on this machine. A guess "
                     "from looks: it does not tell what a person feels.")  # fmt: skip
-        with gr.Tab("One picture"), gr.Row():
-            with gr.Column():
-                upload = gr.File(label="Photograph", type="filepath", elem_id="upload")
-                button = gr.Button("Look", variant="primary", elem_id="look")
-                told = gr.Markdown(elem_id="told")
-                bars = gr.Label(label="Probabilities", elem_id="bars")
-                heat = gr.Image(label="Why: red parts matter most", elem_id="why", interactive=False, buttons=[])
-            with gr.Column():
-                picture = gr.Image(label="Faces", elem_id="picture", interactive=False, buttons=["download"])
-                faces = gr.Dataframe(headers=FACE_COLUMNS, label="Faces", elem_id="faces")
-                labels = gr.Dataframe(headers=["label", "value"], label="Everything the model tells", elem_id="labels")
-            shown = [told, picture, bars, faces, labels, heat]
-            look: dict[str, Any] = {"inputs": upload, "outputs": shown, "concurrency_limit": workers, **as_it_is}
-            gr.on(
-                [button.click, upload.upload],
-                lambda file: answer(predictor, visitors, _path(file)),
-                api_name="look",
-                **look,
-            )
+        for camera in (False, True):
+            build_picture_tab(predictor, visitors, chain, camera=camera, workers=workers)
+        if predictor.reads_faces:
+            build_clip_tab(predictor, visitors, _told)
         with gr.Tab("Many pictures"):
             several = gr.File(label="Photographs", file_count="multiple", type="filepath", elem_id="several")
             start = gr.Button("Look at all", variant="primary", elem_id="start")
             table = gr.Dataframe(headers=BATCH_COLUMNS, elem_id="table")
             saved = gr.File(label="The table as CSV", interactive=False)
-            many: dict[str, Any] = {"inputs": several, "outputs": [table, saved], "concurrency_limit": 1, **as_it_is}
+            many: dict[str, Any] = {"inputs": several, "outputs": [table, saved], "concurrency_limit": 1, **AS_IT_IS}
             start.click(lambda files: answer_many(predictor, visitors, [file["path"] for file in files or []]),
                         api_name="many", **many)  # fmt: skip
         if explainer is not None:
@@ -186,7 +235,7 @@ def build(
                 sentence = gr.Markdown(elem_id="sentence")
                 one: dict[str, Any] = {"inputs": [shown_picture, choice], "outputs": sentence, "concurrency_limit": 1}
                 ask.click(lambda file, name: answer_why(explainer, _path(file), name), api_name="explain",
-                          **one, **as_it_is)  # fmt: skip
+                          **one, **AS_IT_IS)  # fmt: skip
         blocks.unload(lambda: None)  # an open page keeps a connection: when it ends, the session does (see Gate)
     return blocks.queue(max_size=queue)
 
@@ -198,6 +247,7 @@ def application(
     queue: int = 32,
     workers: int = 1,
     explainer: ExplainTask | None = None,
+    chain: Chain | None = None,
     keep_s: float = 600,
 ) -> Any:
     """Returns the ASGI application: the page at ``/`` and ``/health``.
@@ -217,10 +267,11 @@ def application(
 
     # no font from elsewhere
     theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
-    page = build(predictor, visitors, queue=queue, workers=workers, explainer=explainer)
+    page = build(predictor, visitors, queue=queue, workers=workers, explainer=explainer, chain=chain)
     limit = int(max_mb * 2**20)
     gr.mount_gradio_app(
-        app, page, path="/", max_file_size=limit, theme=theme, footer_links=[], ssr_mode=False, run_history=False
+        app, page, path="/", max_file_size=limit, theme=theme, css=STYLE, footer_links=[], ssr_mode=False,
+        run_history=False,
     )  # fmt: skip
     # mounting leaves both False, and with them gradio's own check that a posted path is an upload, and of SVG files
     page.has_launched = page.is_running = True

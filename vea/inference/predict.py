@@ -27,6 +27,7 @@ from vea.faces.landmarks import Landmarker, Landmarks
 from vea.faces.video import is_video
 from vea.inference.readings import Readings
 from vea.inference.results import Attribute, Face, Prediction
+from vea.models.cnn import fold_norms
 from vea.tasks.recognise import RecogniseTask
 from vea.tasks.saved import main_target, open_model
 
@@ -220,12 +221,15 @@ class Predictor:
                 yield Prediction(expression, shares, [], emotion, attributes, **self._readings(row))
             else:
                 faces = []
-                for box, score in found:
+                for face in found:
                     row = next(rows)
                     name, shares, attributes = self._named(row)
-                    face = Face(box, name or "", shares, score, attributes, landmarks=next(marked, None),
-                                **self._readings(row))  # fmt: skip
-                    faces.append(face)
+                    turned = (face.turn, face.upright) if isinstance(face, Detection) else ()
+                    told = self._readings(row)
+                    mark = next(marked, None)
+                    faces.append(
+                        Face(face[0], name or "", shares, face[1], attributes, *turned, landmarks=mark, **told)
+                    )
                 if faces:
                     largest = faces[0]
                     read = {"units": largest.units, "intensity": largest.intensity, "affect": largest.affect}
@@ -279,6 +283,8 @@ def load(
     kinds = {name: label.kind for name, label in model.task.fields.items()}
     if target is not None and target not in kinds:
         raise VeaError(f"the model has no label {target!r}; it has {', '.join(kinds)}")
+    if not model.reads_faces:
+        fold_norms(model.task.encoder)
     predictor = Predictor(
         model.task,
         target=target or main_target(kinds),  # type: ignore[arg-type]

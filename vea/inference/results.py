@@ -22,7 +22,8 @@ class Face:
     """One face: box (x0, y0, x1, y1) in pixels of the picture as displayed, expression, the detector's score.
 
     ``attributes`` holds every label of the model by name; where the model was not trained on expressions, the
-    expression is that of its main label.
+    expression is that of its main label. A lying face is turned by ``turn`` degrees, clockwise; ``upright`` is the box
+    that it has once it is turned back about that box's middle (``vea.faces.detect.Detection``).
 
     ``units`` are action units, 0 to 1, by FACS number and words; ``intensity`` says how strong each emotion is, mostly
     0 to 1; ``affect`` valence, arousal and dominance of the face, -1 to 1 (``vea.inference.readings``). A model that
@@ -34,6 +35,8 @@ class Face:
     probabilities: dict[str, float]
     score: float
     attributes: dict[str, Attribute] = field(default_factory=dict)
+    turn: float = 0.0
+    upright: Box | None = None
     units: dict[str, float] = field(default_factory=dict)
     intensity: dict[str, float] = field(default_factory=dict)
     affect: dict[str, float] = field(default_factory=dict)

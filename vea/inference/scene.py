@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from vea.data.views.appearance import brightness_of, colorfulness_of, thinned
 from vea.data.views.geometry import eval_window
@@ -21,6 +22,7 @@ from vea.distributed.runtime import compute_device
 from vea.errors import VeaError
 from vea.inference.predict import Predictor
 from vea.inference.results import Prediction, Scene
+from vea.models.cnn import fold_norms
 from vea.tasks.saved import SavedModel, open_model
 
 LOW, HIGH = 1.0, 7.0  # the raters' scale, which a linear head may leave
@@ -34,6 +36,7 @@ class SceneReader:
 
     def __init__(self, model: SavedModel, *, device: str = "cpu") -> None:
         config = model.task.config
+        fold_norms(model.task.encoder)  # a fifth of the time
         self.predictor = Predictor(model.task, target="valence", device=compute_device(device), description=model.name)
         stated = model.state["task"]["uncertainty"]
         self.sd = np.array([stated["valence"], stated["arousal"]])
@@ -56,6 +59,13 @@ class SceneReader:
         rows = [self.predictor.outputs([view]) for view in views]
         answers = np.array([[row["valence"][0], row["arousal"][0]] for row in rows], np.float64).reshape(-1, 2)
         return np.clip(answers, LOW, HIGH)
+
+    @torch.inference_mode()
+    def features(self, image: np.ndarray) -> np.ndarray:
+        """Returns (D,) float32: what the frozen network gives its two heads to read of RGB uint8 (H, W, 3)."""
+        task = self.predictor.task
+        view = torch.from_numpy(self.view(image)).permute(2, 0, 1)[None].to(self.predictor.device)
+        return task.encoder(task.normalise(view))[0].float().cpu().numpy()
 
     def look(self, image: np.ndarray) -> Scene:
         """Returns what RGB uint8 (H, W, 3) evokes and how it looks."""

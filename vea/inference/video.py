@@ -106,7 +106,7 @@ def columns(predictor: Predictor, *, units: bool = False) -> dict[str, type]:
 
 
 def track(
-    source: str | Path | int,
+    source: str | Path | int | Iterator[Frame],
     *,
     predictor: Predictor | None = None,
     every: int = 1,
@@ -117,7 +117,8 @@ def track(
     """Yields one ``Row`` for each face of every ``every``-th frame, in order of time.
 
     Args:
-        source: video file, or the number of a camera (rows then come frame by frame, unsmoothed).
+        source: video file, or the number of a camera (rows then come frame by frame, unsmoothed); or frames at hand,
+            of which all are looked at.
         predictor: of ``vea.load``; by default the expression model that ships.
         every: look at each ``every``-th frame only.
         smoothing: let the chain over each track decide; False: each frame alone.
@@ -133,9 +134,9 @@ def track(
         predictor = load()
     if not predictor.reads_faces:
         raise VeaError(f"{predictor.description} reads whole pictures; tracks are of faces: load an expression model")
-    live = str(source).isdigit()
+    live = isinstance(source, str | Path | int) and str(source).isdigit()
+    stream = frames(source, every=every) if isinstance(source, str | Path | int) else source
     recent: dict[int, list[Row]] = {}
-    stream = frames(source, every=every)
     for rows in _blocks(stream, predictor, size=1 if live else BLOCK, thumbnails=thumbnails, units=units):
         if smoothing and not live:
             _smooth_block(rows, recent)

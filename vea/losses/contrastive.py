@@ -197,3 +197,29 @@ def sigmoid(
         logits = log_scale.exp() * (f @ t.T) + bias
         sign = 2 * _pairs(logits, own).float() - 1
         return _mean(-(F.logsigmoid(sign * logits) * rows).sum(1), rows, own)
+
+
+def nt_xent(vectors: Tensor, labels: Tensor, *, temperature: float = 0.1) -> Tensor:
+    """Returns the mean over rows i of -1/|P(i)| sum_{p in P(i)} log(exp(s_ip / t) / sum_{a != i} exp(s_ia / t)).
+
+    s is the cosine, P(i) are the other rows of i's label. With one positive a row this is NT-Xent (SimCLR, Chen et al.,
+    ICML 2020, equation 1); with several it is Khosla et al. (NeurIPS 2020, equation 2), as ReflectDiffu's contrast of
+    pooled vectors takes rows of one emotion. Rows whose label is below 0 are left out; those without a positive only
+    stand among the others. No such pair: 0.
+
+    Args:
+        vectors: (B, D), with gradient; normalised here, in fp32.
+        labels: int (B,), -1 where unknown.
+        temperature: t.
+    """
+    known = labels >= 0
+    with torch.autocast(vectors.device.type, enabled=False):
+        z, labels = F.normalize(vectors[known].float(), dim=-1), labels[known]
+        itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
+        logits = (z @ z.T / temperature).masked_fill(itself, -torch.inf)
+        positive = (labels[:, None] == labels) & ~itself
+        count = positive.sum(1)
+        if not count.any():
+            return vectors.float().sum() * 0
+        costs = torch.where(positive, logits.logsumexp(1, keepdim=True) - logits, 0).sum(1)
+        return (costs / count.clamp(min=1))[count > 0].mean()

@@ -180,6 +180,28 @@ class SceneLite(nn.Module):
         return torch.cat(pooled, dim=1)
 
 
+@torch.no_grad()
+def fold_norms(net: nn.Module) -> None:
+    """Makes each batch norm that follows a convolution a part of it, in place: the answers stay, to fp32's rounding.
+
+    For inference only: w' = w g / s and b' = (b - m) g / s + c, of running mean m, deviation s, gain g and offset c. Of
+    timm's norms the activation stays.
+    """
+    pairs = [
+        (module, first, name, second)
+        for module in net.modules()
+        for (_, first), (name, second) in pairwise(module.named_children())
+        if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d)
+    ]
+    for module, conv, name, norm in pairs:
+        assert norm.running_mean is not None and norm.running_var is not None
+        gain = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+        bias = norm.bias - norm.running_mean * gain
+        conv.weight.mul_(gain[:, None, None, None])
+        conv.bias = nn.Parameter(bias if conv.bias is None else bias + conv.bias * gain, requires_grad=False)
+        setattr(module, name, getattr(norm, "act", nn.Identity()))
+
+
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "vea_face_cnn": FaceCNN,
     "vea_face_nano": FaceNano,

@@ -1,4 +1,4 @@
-"""Heads: one linear layer per target on pooled features."""
+"""Heads: one linear layer per target on pooled features, and two ways in which the first one sees the others."""
 
 from __future__ import annotations
 
@@ -46,11 +46,63 @@ class AttributeHeads(LinearHeads):
     def forward(self, features: Tensor) -> dict[str, Tensor]:
         """Returns the logits of every target."""
         logits = super().forward(features)
-        soft = {"multilabel": torch.sigmoid, "value": torch.tanh}
-        seen = [soft.get(kind, lambda x: x.softmax(1))(logits[name]) for name, kind in self.kinds.items()]
         with torch.autocast(features.device.type, enabled=False):
-            logits[self.first] = logits[self.first] + self.module(torch.cat(seen, dim=1))
+            logits[self.first] = logits[self.first] + self.module(activations(logits, self.kinds))
         return logits
+
+
+class BottleneckHeads(nn.Module):
+    """The first target is a linear function of what is predicted for the others, by no other path: y = W s + b.
+
+    s (B, A) are the attributes' activations, in [0, 1] or, of values, in [-1, 1], W is (C, A): to set one attribute by
+    hand moves the logits by its column of W times the change. After SESA (arXiv 1708.03246: items in named dimensions)
+    and concept bottlenecks (Koh et al., ICML 2020, sections 3.1 and 3.2).
+
+    Args:
+        features: width D of the pooled features.
+        kinds: {target: kind of its field}; the first one is what the others explain.
+        classes: {target: outputs of its head}.
+        drop_rate: of dropout before the attributes' heads.
+        joint: the loss of the first target also teaches the attributes. Attributes can then carry what their names do
+            not say (Mahinpei et al., arXiv 2106.13314, call it leakage); False: it teaches W and b alone.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        *,
+        kinds: Mapping[str, str],
+        classes: Mapping[str, int],
+        drop_rate: float = 0.0,
+        joint: bool = False,
+    ):
+        super().__init__()
+        self.first, *others = classes
+        self.kinds = {name: kinds[name] for name in others}
+        self.joint = joint
+        self.attributes = LinearHeads(features, classes={name: classes[name] for name in others}, drop_rate=drop_rate)
+        self.weights = nn.Linear(sum(classes[name] for name in others), classes[self.first])
+        nn.init.zeros_(self.weights.weight)
+        nn.init.zeros_(self.weights.bias)
+
+    def explained(self, seen: Tensor) -> Tensor:
+        """Returns the first target's logits (B, C), fp32, of activations (B, A) in the order of the other targets."""
+        with torch.autocast(seen.device.type, enabled=False):
+            return self.weights(seen.float())
+
+    def forward(self, features: Tensor) -> dict[str, Tensor]:
+        """Returns the logits of every target."""
+        logits = self.attributes(features)
+        seen = activations(logits, self.kinds)
+        return {self.first: self.explained(seen if self.joint else seen.detach()), **logits}
+
+
+def activations(logits: Mapping[str, Tensor], kinds: Mapping[str, str]) -> Tensor:
+    """Returns (B, A): what is predicted for the targets of ``kinds``, side by side: a sigmoid a member of a label set,
+    the softmax of classes (the same without the one number that sigmoids of exclusive classes leave free), tanh of a
+    value."""
+    soft = {"multilabel": torch.sigmoid, "value": torch.tanh}
+    return torch.cat([soft.get(kind, lambda x: x.softmax(1))(logits[name]) for name, kind in kinds.items()], dim=1)
 
 
 def pool_tokens(features: Tensor, *, pool: str, num_prefix_tokens: int = 1) -> Tensor:

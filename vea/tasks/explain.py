@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -25,13 +23,14 @@ from vea.config import ClassifierConfig, ExplainConfig
 from vea.data.loading.sets import ShardSet
 from vea.data.streams.urls import is_stream
 from vea.errors import VeaError, did_you_mean
+from vea.losses.contrastive import nt_xent
 from vea.losses.language import answer_costs, answer_loss, explanation_contrast, span_mean, vad_loss
 from vea.models.feature_cache import KeptFeatures, pool_patches
 from vea.models.language.tokens import HubTokens, Sentences, Tokens, WordTokens, make_sentences
 from vea.models.language.vad import read_lexicon, vad_table
 from vea.models.weights import load_encoder
 from vea.tasks.base import Batch, Task
-from vea.tasks.explain_metrics import ExplainMetrics, Pair, pairs_of
+from vea.tasks.explain_metrics import ExplainMetrics, Pair, draw_page, pairs_of
 from vea.tasks.items import LabelItems
 from vea.tasks.recognise import STATISTICS, build_trunk
 from vea.tasks.recognise_metrics import hard_targets
@@ -278,7 +277,7 @@ class ExplainTask(Task):
         return make_sentences(pairs, self.tokens, max_tokens=self.config.model.max_tokens, device=device)
 
     def forward(self, batch: Batch, *, step: int) -> dict[str, Tensor]:
-        """Returns the loss and its parts: ``language``, ``vad``, ``contrastive``, ``emotion``."""
+        """Returns the loss and its parts: ``language``, ``vad``, ``contrastive``, ``nt_xent``, ``emotion``."""
         objective, device = self.config.objective, batch["image"].device
         drawn = draw(self.candidates(batch), paired=objective.contrastive > 0)
         made = self.sentences(drawn.pairs, device)
@@ -291,9 +290,11 @@ class ExplainTask(Task):
             parts["vad"] = objective.vad * vad_loss(self.explainer.vad_head(hidden), rated, made.explanation)
         if objective.contrastive:
             parts["contrastive"] = objective.contrastive * self._contrast(memory, hidden, made, drawn)
+        index = [self.emotions.index(emotion) if emotion else -1 for emotion, _ in drawn.pairs]
+        named = torch.tensor(index, device=device)
+        if objective.nt_xent:
+            parts["nt_xent"] = objective.nt_xent * nt_xent(span_mean(hidden, made.explanation), named)
         if objective.emotion:
-            index = [self.emotions.index(emotion) if emotion else -1 for emotion, _ in drawn.pairs]
-            named = torch.tensor(index, device=device)
             costs = cross_entropy(self.explainer.emotion_logits(features), named, ignore_index=-1, reduction="sum")
             parts["emotion"] = objective.emotion * costs / (named >= 0).sum().clamp(min=1)
         loss = torch.stack(list(parts.values())).sum()
@@ -301,7 +302,7 @@ class ExplainTask(Task):
 
     def _contrast(self, memory: Tensor, hidden: Tensor, made: Sentences, drawn: Drawn) -> Tensor:
         """Returns the contrastive loss: against the image's other emotion, and against another image's words."""
-        image, emotion = memory.mean(1), span_mean(hidden, made.emotion)
+        image, emotion = self.explainer.seen(memory).mean(1), span_mean(hidden, made.emotion)
         explanation = span_mean(hidden, made.explanation)
         rivals = torch.tensor([drawn.partner, drawn.others()], device=memory.device).T
         has_words = torch.tensor([all(pair) for pair in drawn.pairs], device=memory.device)
@@ -382,18 +383,3 @@ class ExplainTask(Task):
         written = [self.tokens.text(row) for row in self.write(self.features(batch))]
         truth = [" because ".join(pairs[0]) for pairs in self.candidates(batch)]
         return {"explanations": draw_page(batch["image"].cpu().numpy(), written, truth)}
-
-
-def draw_page(images: np.ndarray, written: Sequence[str], truth: Sequence[str], *, width: int = 200) -> np.ndarray:
-    """Returns uint8 (H, W, 3): pictures (B, 3, H, W) in a row of fours, model and people in words below each."""
-    text_height = 130
-    columns, rows = min(4, len(images)), (len(images) + 3) // 4
-    page = Image.new("RGB", (columns * (width + 10), rows * (width + text_height)), "white")
-    pen = ImageDraw.Draw(page)
-    for number, (image, model, people) in enumerate(zip(images, written, truth)):
-        x, y = number % 4 * (width + 10), number // 4 * (width + text_height)
-        page.paste(Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0))).resize((width, width)), (x, y))
-        for text, colour, top in ((f"model: {model}", "black", 2), (f"people: {people}", "#666666", 66)):
-            lines = textwrap.wrap(text, 34)[:5]
-            pen.multiline_text((x + 2, y + width + top), "\n".join(lines), fill=colour, spacing=1)
-    return np.asarray(page)

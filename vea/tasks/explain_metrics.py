@@ -1,7 +1,8 @@
-"""What is measured of explanations."""
+"""What is measured of explanations, and a page that shows some."""
 
 from __future__ import annotations
 
+import textwrap
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -9,6 +10,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from vea.distributed import collectives
@@ -158,3 +160,18 @@ class ExplainMetrics:
             "targets": {"explanation": {"samples": len(records), "metrics": scores, "intervals": {}}},
             "predictions": {"keys": [row["key"] for row in records], "explanation": records},
         }
+
+
+def draw_page(images: np.ndarray, written: Sequence[str], truth: Sequence[str], *, width: int = 200) -> np.ndarray:
+    """Returns uint8 (H, W, 3): pictures (B, 3, H, W) in a row of fours, model and people in words below each."""
+    text_height = 130
+    columns, rows = min(4, len(images)), (len(images) + 3) // 4
+    page = Image.new("RGB", (columns * (width + 10), rows * (width + text_height)), "white")
+    pen = ImageDraw.Draw(page)
+    for number, (image, model, people) in enumerate(zip(images, written, truth)):
+        x, y = number % 4 * (width + 10), number // 4 * (width + text_height)
+        page.paste(Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0))).resize((width, width)), (x, y))
+        for text, colour, top in ((f"model: {model}", "black", 2), (f"people: {people}", "#666666", 66)):
+            lines = textwrap.wrap(text, 34)[:5]
+            pen.multiline_text((x + 2, y + width + top), "\n".join(lines), fill=colour, spacing=1)
+    return np.asarray(page)

@@ -21,7 +21,7 @@ from vea.errors import VeaError, did_you_mean
 from vea.losses.affect import ccc_loss, class_weights, multilabel_loss
 from vea.losses.classification import calibrated, imitation, mix_images, mix_targets, soft_cross_entropy, soft_targets
 from vea.models.cnn import build_network
-from vea.models.heads import AttributeHeads, LinearHeads, pool_tokens
+from vea.models.heads import AttributeHeads, BottleneckHeads, LinearHeads, pool_tokens
 from vea.models.weights import load_encoder
 from vea.tasks.base import Batch, Task
 from vea.tasks.items import LabelItems
@@ -62,6 +62,27 @@ def build_trunk(config: ClassifierConfig, *, image_size: int) -> nn.Module:
         )
     except (TypeError, RuntimeError, OSError) as error:
         raise VeaError(f"model.encoder {encoder.name}: {str(error).splitlines()[0]}") from None
+
+
+def build_heads(
+    model: ClassifierConfig, features: int, *, kinds: Mapping[str, str], classes: Mapping[str, int]
+) -> nn.Module:
+    """Returns the heads on ``features`` pooled numbers; ``kinds`` and ``classes`` (outputs) are by target.
+
+    Raises:
+        VeaError: the config contradicts itself, or the first target has no other to learn from.
+    """
+    if not model.attribute_module and model.bottleneck == "off":
+        return LinearHeads(features, classes=classes, drop_rate=model.drop_rate)
+    if model.attribute_module and model.bottleneck != "off":
+        raise VeaError("model.attribute_module and model.bottleneck exclude each other; set one of them")
+    if len(classes) < 2:
+        key = "attribute_module" if model.attribute_module else "bottleneck"
+        raise VeaError(f"model.{key} needs a second target to learn from; add attributes to targets")
+    given: dict[str, Any] = {"kinds": kinds, "classes": classes, "drop_rate": model.drop_rate}
+    if model.attribute_module:
+        return AttributeHeads(features, **given)
+    return BottleneckHeads(features, **given, joint=model.bottleneck == "joint")
 
 
 class RecogniseTask(Task):
@@ -109,13 +130,8 @@ class RecogniseTask(Task):
             raise VeaError(f"model.pool is cls and {model.encoder.name} has no class token; set model.pool=avg")
         outputs = {name: len(field.classes) or 1 for name, field in self.fields.items()}
         features: int = self.encoder.num_features  # type: ignore[assignment]
-        if not model.attribute_module:
-            self.heads = LinearHeads(features, classes=outputs, drop_rate=model.drop_rate)
-        elif len(outputs) < 2:
-            raise VeaError("model.attribute_module needs a second target to learn from; add attributes to targets")
-        else:
-            kinds = {name: field.kind for name, field in self.fields.items()}
-            self.heads = AttributeHeads(features, kinds=kinds, classes=outputs, drop_rate=model.drop_rate)
+        kinds = {name: field.kind for name, field in self.fields.items()}
+        self.heads = build_heads(model, features, kinds=kinds, classes=outputs)
         self._balance(counts or {})
         # Buffers, so that the statistics travel with the weights and a resume or an evaluation cannot mistake them.
         mean, std = STATISTICS[model.channels]

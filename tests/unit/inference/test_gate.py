@@ -26,6 +26,7 @@ class Sees:
 
     description = "a stand-in"
     fields: dict = {}  # noqa: RUF012
+    reads_faces = True
 
     def predict(self, images, **_):
         several = images if isinstance(images, list) else [images]
@@ -83,7 +84,7 @@ def files_below(folder) -> list[str]:
 
 
 def test_an_upload_is_seen_and_its_results_are_handed_out(page):
-    told, picture, bars, *_, heat = look(page, file_of(upload(page, "my photo.png")))
+    told, picture, bars, *_, heat, _ = look(page, file_of(upload(page, "my photo.png")))
     assert told.startswith("**happy**, 75 %") and bars["label"] == "happy"
     for shown in (picture, heat):
         answer = page.get(f"/gradio_api/file={shown['path']}")
@@ -118,7 +119,9 @@ def test_an_upload_is_seen_and_its_results_are_handed_out(page):
         lambda secret: {"path": secret, "orig_name": "a.png", "meta": {"_type": "gradio.FileData"}, "mime_type": "i/p"},
     ],
 )
-@pytest.mark.parametrize("endpoint", ["call/look", "call/many", "call/v2/look", "call/v2/many", "queue/join"])
+@pytest.mark.parametrize(
+    "endpoint", ["call/look", "call/camera", "call/many", "call/v2/look", "call/v2/many", "queue/join"]
+)
 def test_a_path_that_nobody_uploaded_is_refused_before_anything_is_read(page, tmp_path, dress, endpoint):
     secret = tmp_path / "secret.png"
     secret.write_bytes(png())

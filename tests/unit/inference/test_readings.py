@@ -89,3 +89,12 @@ def test_onnx_and_hub_folder_have_the_same_readings(model, tmp_path):
     assert session.run(["units"], {"images": images.numpy()})[0].shape == (4, 2)
     assert {"units", "intensity", "affect"} <= set(export_hub(model, tmp_path / "hub", images=images))
     assert Readings.of(open_model(tmp_path / "hub")).names == Readings.of(model).names
+
+
+@pytest.mark.parametrize("name", ["expression", "expression-nano"])
+def test_the_models_that_ship_read_units_of_their_own_network(name):
+    model = open_model(name)
+    readings = Readings.of(model)
+    assert {"units", "intensity", "affect"} == set(readings.names)
+    held = readings.units.described["test"]
+    assert set(held) == set(readings.names["units"]) and min(r for r, _ in held.values()) > 0.4

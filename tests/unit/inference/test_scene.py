@@ -8,7 +8,9 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch import nn
 
 import vea
 from vea.commands import predict
@@ -18,6 +20,7 @@ from vea.errors import VeaError
 from vea.inference.predict import load
 from vea.inference.results import QUADRANTS, Scene
 from vea.inference.scene import Look, load_scene, look
+from vea.tasks.saved import open_model
 
 BOXES = [((10, 10, 60, 60), 0.9), ((70, 20, 90, 40), 0.7)]
 
@@ -133,3 +136,15 @@ def test_the_quadrants_share_one(place):
     assert sum(scene.quadrants.values()) == pytest.approx(1)
     assert scene.quadrant == QUADRANTS[place] and scene.quadrants[scene.quadrant] > 0.9
     assert max(Scene(4.0, 4.0, 1.0, 0.5, 0.5, 0.5).quadrants.values()) == pytest.approx(0.25)
+
+
+def test_folded_batch_norms_give_the_answers_of_the_network_that_ships(reader):
+    """Beside the model as it is saved, whose norms are there."""
+    whole = open_model("scene").task
+    assert any(isinstance(module, nn.BatchNorm2d) for module in whole.encoder.modules())
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in reader.predictor.task.encoder.modules())
+    views = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        ours, theirs = (task.predict({"image": views}) for task in (reader.predictor.task, whole))
+    for name, value in theirs.items():
+        torch.testing.assert_close(ours[name], value, rtol=1e-5, atol=1e-5)

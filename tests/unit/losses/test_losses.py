@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from vea.losses.contrastive import contrastive_similarity, distillation, infonce, sigmoid, similarity_matrices
+from vea.losses.contrastive import contrastive_similarity, distillation, infonce, nt_xent, sigmoid, similarity_matrices
 from vea.losses.reconstruction import reconstruction
 from vea.losses.similarity import collapse_signs, similarity
 
@@ -179,3 +179,26 @@ def test_collapse_signs_tell_one_direction_from_many():
     assert collapse_signs(one)["gamma_std"] < 0.01
     line = torch.randn(64, 1, generator=torch.Generator().manual_seed(0)).sign() * torch.ones(64, 16)
     assert collapse_signs(line)["gamma_rank"].item() == pytest.approx(1, abs=1e-4)
+
+
+def test_nt_xent_is_khoslas_formula():
+    """Equation 2 of Khosla et al. in float64; a row without a positive counts among the others only, one without a
+    label nowhere."""
+    generator = torch.Generator().manual_seed(0)
+    vectors, labels = torch.randn(7, 5, generator=generator), torch.tensor([0, 1, 0, 2, -1, 1, 0])
+    z = vectors.double().numpy()[labels >= 0]
+    z, y = z / np.linalg.norm(z, axis=1, keepdims=True), labels[labels >= 0].tolist()
+    e = np.exp(z @ z.T / 0.2)
+    costs = []
+    for i in range(6):
+        others = [a for a in range(6) if a != i]
+        same = [p for p in others if y[p] == y[i]]
+        costs += [-np.mean([np.log(e[i, p] / e[i, others].sum()) for p in same])] if same else []
+    assert len(costs) == 5
+    found = nt_xent(vectors.requires_grad_(), labels, temperature=0.2)
+    assert found.item() == pytest.approx(np.mean(costs), rel=1e-5)
+    found.backward()
+    assert vectors.grad.isfinite().all() and not vectors.grad[4].any()
+    for unknown in (torch.full((7,), -1), torch.arange(7)):
+        nothing = nt_xent(vectors, unknown)
+        assert nothing == 0 and torch.autograd.grad(nothing, vectors)[0].abs().sum() == 0

@@ -85,3 +85,79 @@ def test_blocks_that_are_not_there_are_told(monkeypatch):
         build(monkeypatch, encoder_blocks=[3, 4])
     with pytest.raises(VeaError, match="no transformer blocks"):
         build(monkeypatch, encoder_blocks=[1], encoder={"name": "vea_face_cnn", "args": {"widths": [8, 8, 8, 8]}})
+
+
+# ----------------------------------------------------------------------------------------------- the decoder's switches
+
+SWITCHES = {"emotion_vector": True, "carries_emotion": True}
+
+
+def wild(task):
+    """Gives the parts that start at zero some weights."""
+    torch.manual_seed(3)
+    for name, parameter in task.explainer.named_parameters():
+        if name in ("vector", "marks.weight", "decoder.marks.weight"):
+            torch.nn.init.normal_(parameter, std=0.5)
+    return task
+
+
+def test_the_switches_start_as_the_model_without_them(monkeypatch, batch):
+    plain, switched = build(monkeypatch, vad=False), build(monkeypatch, vad=False, **SWITCHES)
+    extra = switched.load_state_dict(plain.state_dict(), strict=False)
+    assert set(extra.missing_keys) == {"explainer.vector", "explainer.marks.weight", "explainer.decoder.marks.weight"}
+    assert not extra.unexpected_keys, "and without them there is nothing more to save"
+    torch.manual_seed(5)
+    one = plain(batch, step=0)
+    torch.manual_seed(5)
+    other = switched(batch, step=0)
+    torch.testing.assert_close(one["loss"], other["loss"])
+    other["loss"].backward()
+    for name in ("vector", "marks.weight", "decoder.marks.weight"):
+        assert switched.explainer.get_parameter(name).grad.abs().sum() > 0, f"{name} learns"
+
+
+def test_the_vector_is_added_to_every_input_embedding(monkeypatch, batch):
+    """The reference: the head's probabilities times the table, added to the embeddings of a model without it."""
+    task = wild(build(monkeypatch, vad=False, emotion_vector=True))
+    plain = build(monkeypatch, vad=False)
+    plain.load_state_dict({k: v for k, v in task.state_dict().items() if k != "explainer.vector"})
+    found = task.features(batch)
+    shares = task.explainer.emotion_logits(found).softmax(1)
+    made = task.sentences([("awe", text) for text in TEXTS], found.device)
+    logits, _ = task.explainer(task.explainer.memory(found), made)
+    vector = shares.double() @ task.explainer.vector.double()
+    for row in range(4):
+        decoder = plain.explainer.decoder
+        kept = decoder.transformer.wte.weight.clone()
+        with torch.no_grad():
+            decoder.transformer.wte.weight.add_(vector[row].float())
+            one = decoder(made.ids[row : row + 1], encoder_hidden_states=plain.explainer.memory(found[row : row + 1]))
+            decoder.transformer.wte.weight.copy_(kept)
+            hidden = one.hidden_states[0] @ kept.T  # the output layer shares the embeddings
+        torch.testing.assert_close(logits[row], hidden[0], rtol=1e-4, atol=1e-4)
+
+
+def test_with_the_switches_the_cache_changes_nothing(monkeypatch, batch):
+    task = wild(build(monkeypatch, **SWITCHES))
+    memory = task.explainer.memory(task.features(batch))
+    options = {"tokens": task.tokens, "settings": task.config.generate, "emotions": list(EMOTIONS)}
+    cached = task.explainer.write(memory, **options)
+    assert torch.equal(cached, task.explainer.write(memory, **options, use_cache=False))
+    alone = [task.explainer.write(memory[i : i + 1], **options)[0] for i in range(4)]
+    assert [task.tokens.text(row) for row in cached] == [task.tokens.text(row) for row in alone]
+
+
+def test_switches_that_have_nothing_to_ask_are_refused(monkeypatch):
+    with pytest.raises(ValueError, match=r"model\.emotion_vector is a part of kind sevlm"):
+        build(monkeypatch, kind="prefix", emotion_vector=True)
+    config = build(monkeypatch, carries_emotion=True).config.model_dump()
+    config["objective"]["emotion"] = 0
+    with pytest.raises(ValueError, match=r"model\.carries_emotion asks the emotion head"):
+        ExplainConfig.model_validate(config)
+
+
+def test_words_that_carry_emotion_are_those_with_strong_ratings():
+    from vea.models.language.decoder import carrying_words
+
+    ratings = torch.tensor([[0.0, 0, 0], [0.3, 0.2, 1], [0.5, 0, 0], [-0.3, 0.3, 0], [0, -0.4, 0]])
+    assert carrying_words(ratings).tolist() == [False, False, True, True, True]

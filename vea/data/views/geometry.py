@@ -118,9 +118,14 @@ def cut_turned(image: np.ndarray, window: Window, turn: float) -> np.ndarray:
     return cv2.warpAffine(image, matrix, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
-def crop_square(image: np.ndarray, box: Sequence[float], *, size: int, scale: float = CROP_SCALE) -> np.ndarray:
-    """Returns (size, size, 3): the square around a box; beyond the border the picture's edge is repeated."""
-    crop = cut(image, square_around(box, scale=scale))
+def crop_square(
+    image: np.ndarray, box: Sequence[float], *, size: int, scale: float = CROP_SCALE, turn: float = 0.0
+) -> np.ndarray:
+    """Returns (size, size, 3): the square around a box; beyond the border the picture's edge is repeated.
+
+    What leans by ``turn`` degrees is turned back, as in ``cut_turned``.
+    """
+    crop = cut_turned(image, square_around(box, scale=scale), turn)
     shrink = crop.shape[0] > size
     return cv2.resize(crop, (size, size), interpolation=cv2.INTER_AREA if shrink else cv2.INTER_LINEAR)
 

@@ -52,6 +52,7 @@ def build_decoder(config: ExplainModelConfig, tokens: Tokens, token_vad: Tensor,
     if not sevlm:
         return base if base is not None else AutoModelForCausalLM.from_config(form)
     form.add_cross_attention, form.because, form.fuse_vad = True, tokens.because, config.vad
+    form.add_vector, form.mark_words = config.emotion_vector, config.carries_emotion
     table = torch.zeros(form.vocab_size, 3)
     table[: len(token_vad)] = token_vad
     decoder = FusedGPT2(form, table)
@@ -83,10 +84,21 @@ def _read_decoder(
 CACHE = "cache" if "cache" in CausalLMOutputWithCrossAttentions.__dataclass_fields__ else "past_key_values"
 
 
+CARRIES = 0.4  # length of (valence, arousal), each from -1 to 1, from which a word carries emotion
+
+
+def carrying_words(token_vad: Tensor) -> Tensor:
+    """Returns bool (V,): which tokens carry emotion, of their ratings (V, 3)."""
+    return token_vad[:, :2].norm(dim=1) >= CARRIES
+
+
 class FusedGPT2(GPT2LMHeadModel):
     """GPT-2 with cross-attention, segments for emotion and explanation, and VAD fusion.
 
     ``config.because`` is the token that starts the explanation; ``config.fuse_vad`` switches the VAD parts.
+    ``config.add_vector``: the last image token is no token but a vector that is added to every input embedding (the
+    emotion-aware encoder's word + emotion). ``config.mark_words``: an embedding for words that carry emotion and one
+    for the others (ReflectDiffu's E_word + E_pos + E_reason). Both start as the model without them.
     """
 
     token_vad: Tensor
@@ -98,6 +110,9 @@ class FusedGPT2(GPT2LMHeadModel):
         nn.init.zeros_(self.segments.weight)
         # the checkpoint carries the ratings of its own words, so that it runs without the lexicon
         self.register_buffer("token_vad", token_vad)
+        if config.mark_words:
+            self.marks = nn.Embedding(2, width)
+            nn.init.zeros_(self.marks.weight)
         if config.fuse_vad:
             self.vad_encoder = VadEncoder(max_tokens=config.n_positions, dropout=config.embd_pdrop)
             self.fuse = nn.Linear(width + 3, width)
@@ -125,15 +140,22 @@ class FusedGPT2(GPT2LMHeadModel):
             cache: keys and values of the first S - L tokens.
             past_key_values: the same by transformers' older name.
             attention_mask: not needed: pads stand at the end, where no earlier token looks.
-            encoder_hidden_states: image tokens (B, N, D).
+            encoder_hidden_states: image tokens (B, N, D); one more with ``config.add_vector``.
             use_cache: return the cache.
             logits_to_keep: K, the last positions that get logits; 0: all L.
         """
         history = input_ids if history is None else history
         length = input_ids.shape[1]
         explained = after_because(history, self.config.because)[:, -length:]
+        embedded = self.transformer.wte(input_ids) + self.segments(explained.long())
+        if self.config.mark_words:
+            embedded = embedded + self.marks(carrying_words(self.token_vad)[input_ids].long())
+        if self.config.add_vector:
+            assert encoder_hidden_states is not None
+            embedded = embedded + encoder_hidden_states[:, -1:].to(embedded.dtype)
+            encoder_hidden_states = encoder_hidden_states[:, :-1].contiguous()
         outputs = self.transformer(
-            inputs_embeds=self.transformer.wte(input_ids) + self.segments(explained.long()),
+            inputs_embeds=embedded,
             encoder_hidden_states=encoder_hidden_states,
             use_cache=use_cache,
             **{CACHE: past_key_values if cache is None else cache},

@@ -64,14 +64,49 @@ class Explainer(nn.Module):
         if "emotion" in heads:  # few pictures have an emotion, so half of what it sees is dropped
             self.emotion_head = nn.Sequential(nn.LayerNorm(features), nn.Dropout(0.5), nn.Linear(features, emotions))
 
+        self.vector = nn.Parameter(torch.zeros(emotions, width)) if config.emotion_vector else None
+        self.marks = nn.Embedding(2, width) if config.carries_emotion else None
+        if self.marks is not None:
+            nn.init.zeros_(self.marks.weight)
+
     @property
     def token_vad(self) -> Tensor:
         """(V, 3), the rating of each token."""
         return self.decoder.token_vad if self.kind == "sevlm" else self.prefix_vad
 
     def memory(self, features: Tensor) -> Tensor:
-        """Returns what the decoder looks at, (B, N, D), from image features (B, N, F)."""
-        return self.project(features).contiguous()  # GPT-2 views it
+        """Returns what the decoder looks at, (B, N, D), from image features (B, N, F).
+
+        With ``model.emotion_vector`` the emotion vector stands behind it, (B, N + 1, D): the mean of the emotions'
+        vectors, weighed by what the emotion head sees. It does not teach that head.
+        """
+        tokens = self.project(features)
+        if self.marks is not None:
+            tokens = tokens + self.marks(self.carrying_patches(features).long()).to(tokens.dtype)
+        if self.vector is not None:
+            vector = self.shares(features.mean(1, keepdim=True)) @ self.vector
+            tokens = torch.cat([tokens, vector.to(tokens.dtype)], dim=1)
+        return tokens.contiguous()  # GPT-2 views it
+
+    def seen(self, memory: Tensor) -> Tensor:
+        """Returns the image tokens of ``memory``: all but the emotion vector."""
+        return memory if self.vector is None else memory[:, :-1]
+
+    @torch.no_grad()
+    def shares(self, features: Tensor) -> Tensor:
+        """Returns the emotion head's probabilities (B, N, E) of features (B, N, F), without dropout."""
+        assert isinstance(self.emotion_head, nn.Sequential)
+        norm, _, linear = self.emotion_head
+        with torch.autocast(features.device.type, enabled=False):
+            return linear(norm(features.float())).softmax(-1)
+
+    def carrying_patches(self, features: Tensor) -> Tensor:
+        """Returns bool (B, N): which patches speak for the picture's emotion more clearly than their mean does."""
+        whole = self.shares(features.mean(1, keepdim=True))
+        most = whole.argmax(-1, keepdim=True)
+        return (self.shares(features).gather(-1, most.expand(-1, features.shape[1], -1)) > whole.gather(-1, most))[
+            ..., 0
+        ]
 
     def forward(self, memory: Tensor, sentences: Sentences) -> tuple[Tensor, Tensor]:
         """Returns logits (B, L, V) and hidden states (B, L, D) of the sentences, which see their memory (B, N, D)."""

@@ -7,6 +7,7 @@ section 3); unlike the authors' code, the encoder looks at earlier tokens only.
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -104,6 +105,24 @@ def look_up(word: str, lexicon: Lexicon) -> Vad:
 def vad_table(words: Sequence[str], lexicon: Lexicon) -> Tensor:
     """Returns float32 (V, 3): the rating of each token of a vocabulary; a piece of a word has none."""
     return torch.tensor([look_up(word, lexicon) if word else (0.0, 0.0, 0.0) for word in words])
+
+
+def mean_vad(text: str, lexicon: Lexicon) -> tuple[float, float, float, float]:
+    """Returns the mean rating of a text's content words, and their share of its words; zeros where none is rated.
+
+    A content word is one of three letters or more that the lexicon rates, or whose lemma it does (REDAffectiveLM,
+    arXiv 2301.08995, section 3.2, reads affect-enriched embeddings beside the language model; here it is a lexicon).
+    """
+    words = re.findall(r"[a-z]+(?:'[a-z]+)?", text.lower())
+    found = [
+        lexicon[lemma]
+        for word in words
+        if len(word) > 2 and (lemma := next((lemma for lemma in lemmas(word) if lemma in lexicon), None))
+    ]
+    if not found:
+        return 0.0, 0.0, 0.0, 0.0
+    valence, arousal, dominance = (sum(values) / len(found) for values in zip(*found))
+    return valence, arousal, dominance, len(found) / len(words)
 
 
 class VadEncoder(nn.Module):
