@@ -66,7 +66,7 @@ def towers(data: Path, weights: Path) -> dict[str, np.ndarray]:
     return {
         "scene": np.stack(scenes), "face": np.stack(faces), "there": np.array(there),
         "labels": np.array([[float(row[f"{name}_mean"]) for name in NAMES] for row in rows], np.float32),
-        "split": np.array([row["split"] for row in rows]),
+        "split": np.array([row["split"].replace("valid", "val") for row in rows]),
         "people": np.array([row["category"] == "Person" for row in rows]),
     }  # fmt: skip
 
