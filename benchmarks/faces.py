@@ -1,6 +1,7 @@
 """Finders of faces beside one another: what they find, what they take for a face, which way up, and how long it takes.
 
     VEA_DATA=... python benchmarks/faces.py [--backends yuface yunet] [--net runs/face-net/best] [--out faces.json]
+    VEA_DATA=... python benchmarks/faces.py --speed [--out speed.json]    # ms a part, beside peers (face_speed.py)
 
 People: the photographs with a counted number of faces; a face too many or too few counts by number alone.
 COCO: a face is a person whose eyes and nose are labelled visible, eyes four pixels apart or more; it is found if its
@@ -137,6 +138,22 @@ def turned(detect: Detect, data: Path, predictor: Predictor) -> dict[str, Any]:
     return answer
 
 
+def speed(data: Path, out: Path | None) -> None:
+    """Prints what each part costs; writes JSON."""
+    from face_speed import measure
+
+    found = measure(data)
+    table = Table("part", "ms a picture (least, most)", "ms a face", "pictures a second")
+    for name, row in found["parts"].items():
+        low, high = row["spread"]
+        table.add_row(name, f"{row['ms_a_picture']} ({low}, {high})", str(row["ms_a_face"]),
+                      str(row["pictures_a_second"]))  # fmt: skip
+    Console().print(table)
+    print(json.dumps({name: value for name, value in found.items() if name != "parts"}))
+    if out:
+        write_text(out, json.dumps({"git": git_state(), **found}, indent=1))
+
+
 @command
 def main(argv: list[str]) -> None:
     """Prints the table; writes JSON."""
@@ -146,6 +163,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--min-score", type=float, default=0.6)
     parser.add_argument("--lfw", type=int, default=300, help="pictures of LFW")
     parser.add_argument("--no-turns", action="store_true", help="leave out the turned portraits")
+    parser.add_argument("--speed", action="store_true", help="only: what each part costs, beside fer and face-api")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args(argv)
     if "VEA_DATA" not in os.environ:
@@ -153,6 +171,9 @@ def main(argv: list[str]) -> None:
     data = Path(os.environ["VEA_DATA"])
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
+    if given.speed:
+        speed(data, given.out)
+        return
     predictor = load()
     results: dict[str, Any] = {}
     names = [*given.backends, *(["net"] if given.net else [])]

@@ -19,6 +19,7 @@ import csv
 import json
 import os
 import sys
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,8 @@ from vea.data.sources.fer2013plus import Fer2013Plus
 from vea.data.views.pictures import read_image
 from vea.errors import VeaError, command
 from vea.faces.align import crop_square
-from vea.inference.intensity import Intensity, affect, features
+from vea.inference.intensity import Intensity, affect
+from vea.inference.readings import probe
 from vea.losses.classification import soft_targets
 from vea.tasks.recognise import RecogniseTask
 from vea.tasks.saved import open_model
@@ -75,7 +77,7 @@ def read(task: RecogniseTask, images: Tensor) -> tuple[Tensor, dict[str, Tensor]
     """Returns (features (N, F), {head: probabilities})."""
     found, answers = [], []
     for part in images.split(BATCH):
-        found.append(features(task, part))
+        found.append(task.features(task.normalise(part)).float())
         answers.append(task.answers(task.heads(found[-1])))
     return torch.cat(found), {name: torch.cat([row[name] for row in answers]) for name in answers[0]}
 
@@ -137,7 +139,7 @@ def main(argv: list[str]) -> None:
     found, _ = read(task, images)
     top = shares.max(1)
     labels = torch.where((shares == top.values[:, None]).sum(1) == 1, top.indices, -1)
-    intensity = Intensity.fit(found, labels, classes=classes, centres=arguments.centres)
+    intensity = replace(Intensity.fit(found, labels, classes=classes, centres=arguments.centres), probe=probe(task))
     if arguments.out:
         intensity.write(arguments.out)
 

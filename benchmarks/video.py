@@ -1,14 +1,15 @@
 """Video: frames/s at 1080p, memory over a long file, and what the chain over a track is worth.
 
-    python benchmarks/video.py [--parts speed,memory,chain,clip] [--minutes 10] [--picture PNG] [--json FILE]
+    python benchmarks/video.py [--parts speed,memory,chain,clip,peer] [--minutes 10] [--picture PNG] [--json FILE]
 
-Parts chain and clip need VEA_DATA.
+Parts chain, clip and peer need VEA_DATA.
 
 - speed: one drawn face at 1080p, every frame read, found, tracked and recognised; median over five stretches.
 - memory: resident memory of this process while a clip of 320x180 is read again and again as one file.
 - chain: FER2013 validation faces in the order of a Markov chain (an expression stays with .9) and in no order (each
   drawn anew). Frames alone, the chain with the true matrix, and one whose rate was fitted on other series; 3 seeds.
 - clip: VEA_DATA/video_sample, 20 seconds from crying to laughing: the expressions over time, frame-wise and smoothed.
+- peer: the network of the package fer on that clip, each frame alone behind vea's search, beside vea; ms a frame.
 """
 
 from __future__ import annotations
@@ -222,6 +223,41 @@ def clip(root: Path, picture: Path | None) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def peer(root: Path, weights: Path, *, every: int = 8) -> dict[str, Any]:
+    """Returns ms a frame and stretches of the clip by fer, each frame alone, and by vea with both models that ship."""
+    from expression_peers import fer
+    from face_speed import grey48
+
+    from vea.faces.detect import face_detector
+    from vea.faces.video import frames
+
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    (path,) = root.glob("*.mp4")
+    network, detect, found, faceless = fer(weights), face_detector(), {}, 0
+    points: list[tuple[float, str]] = []
+    start, count = time.process_time(), 0
+    for frame in frames(path, every=every):
+        count += 1
+        faces = detect(frame.image)
+        faceless += not faces
+        if faces:
+            points.append((frame.time, network(grey48(frame.image, faces[0][0]))[0]))
+    ms = round(1000 * (time.process_time() - start) / count, 1)
+    found["fer"] = {"ms_a_frame": ms, "frames_without_a_face": faceless, "stretches": stretches(points)}
+    for name in ("expression", "expression-nano"):
+        predictor = vea.load(name)
+        next(iter(track(path, predictor=predictor, every=100)))  # what is prepared once
+        start = time.process_time()
+        rows = list(track(path, predictor=predictor, every=every))
+        found[name] = {
+            "ms_a_frame": round(1000 * (time.process_time() - start) / count, 1),
+            "frames_without_a_face": count - len({row.frame for row in rows}),
+            "stretches": stretches([(row.time, row.expression) for row in rows]),
+        }
+    return {"frames": count, "every": every, **found}
+
+
 def stretches(points: list[tuple[float, str]]) -> list[tuple[float, float, str]]:
     """Returns (first time, last time, expression) of each run of equal expressions."""
     runs = [list(run) for _, run in itertools.groupby(points, key=lambda point: point[1])]
@@ -247,11 +283,12 @@ def main(argv: list[str]) -> int:
             "memory": lambda: memory(Path(folder), minutes=arguments.minutes),
             "chain": lambda: chain(Path(str(data)) / "fer2013plus"),
             "clip": lambda: clip(Path(str(data)) / "video_sample", arguments.picture),
+            "peer": lambda: peer(Path(str(data)) / "video_sample", Path(str(data)) / "weights" / "peers"),
         }
         for name in arguments.parts.split(","):
             if name not in parts:
                 raise VeaError(f"--parts: {name} is none of {', '.join(parts)}")
-            if name in ("chain", "clip") and not data:
+            if name in ("chain", "clip", "peer") and not data:
                 raise VeaError(f"{name} needs VEA_DATA")
             record[name] = parts[name]()
             print(f"{name}: {json.dumps(record[name])}", flush=True)

@@ -15,6 +15,7 @@ from vea.config.findings import Finding
 ROOMS = (
     "vea.data.check",
     "vea.models.teachers.check",
+    "vea.faces.check",
     "vea.training.check",
     "vea.training.machine",
     "vea.distributed.check",

@@ -45,7 +45,10 @@ def _parser() -> argparse.ArgumentParser:
     persons.add_argument("--model", help="torchvision: the architecture, where the file's name does not say it")
     persons.add_argument("--class", type=int, default=0, dest="person", help="onnx: number of the class person (0)")
     faces = passes.add_parser("faces", help="boxes of faces (needs the extra vea[faces])")
-    for detector in (persons, faces):
+    marks = passes.add_parser("landmarks", help="points, blendshapes and head poses of faces (vea[faces,landmarks])")
+    marks.add_argument("--whole", action="store_true", help="the pictures are face crops: one face each, no search")
+    marks.add_argument("--points", action="store_true", help="keep the 478 points as well, some 12 kB a face")
+    for detector in (persons, faces, marks):
         detector.add_argument("--min-score", type=float, help="boxes below it are left out")
     prompts = passes.add_parser("prompts", help="the teacher's text of every sample")
     texts = passes.add_parser("teacher-text", help="embeddings of the prompts, each distinct prompt once")
@@ -58,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
         teaching.add_argument("--pretrained", help="as teacher.pretrained of a config")
     looking = passes.add_parser("saliency", help="where a ViT looks, for masks (data.train[].saliency: NAME)")
     looking.add_argument("--weights", type=Path, required=True, help="file of a ViT, such as DINOv2's")
-    for any_pass in (persons, faces, prompts, texts, images, looking):
+    for any_pass in (persons, faces, marks, prompts, texts, images, looking):
         any_pass.add_argument("dir", metavar="DIR", help="folder with index.json")
         any_pass.add_argument("--name", help="of the sidecar (by default that of the pass)")
         any_pass.add_argument("--splits", nargs="+", default=[], metavar="SPLIT", help="only these (all)")
@@ -92,6 +95,11 @@ def _make_pass(arguments: argparse.Namespace) -> Pass:
     score = {} if arguments.min_score is None else {"min_score": arguments.min_score}
     if kind == "faces":
         return Faces(**score)
+    if kind == "landmarks":
+        from vea.enrich.landmarks import FaceLandmarks
+
+        read = {"whole": arguments.whole, "points": arguments.points, "threads": arguments.threads or 1}
+        return FaceLandmarks(**score, **read)
     if arguments.backend == "torchvision":
         return TorchvisionPersons(arguments.weights, model=arguments.model, device=arguments.device, **score)
     if arguments.weights is None:

@@ -4,6 +4,7 @@ vea explain photo.jpg                       # five lines of evidence, each with 
 vea explain photo.jpg --like data/oasis     # one more: the rated photographs that the scene model sees as most alike
 vea explain photo.jpg --persons FILE.onnx   # one more: people, by a detector of yours (vea enrich persons)
 vea explain photo.jpg --respond             # two more: what a kind answer aims at, and one
+vea explain photo.jpg --faces               # of every face what is seen, what it may mean, and what follows
 vea explain photo.jpg --model runs/mine     # a sentence by a model of finetune/train.py
 """
 
@@ -33,6 +34,7 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--emotion", help="explain the pictures as this emotion; needs --model")
     parser.add_argument("--respond", action="store_true", help="add a goal and a response to the evidence")
+    parser.add_argument("--faces", action="store_true", help="explain every face by its action units instead")
     parser.add_argument("--like", metavar="DIR", help="a prepared set of rated photographs (OASIS)")
     parser.add_argument("--persons", type=Path, metavar="FILE", help="weights of an ONNX detector of people")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
@@ -42,12 +44,18 @@ def main(argv: list[str]) -> int:
         raise VeaError("--emotion is what a model that writes is held to; give one with --model")
     if given.respond and given.model:
         raise VeaError("--respond adds to the lines of evidence, and --model writes a sentence; leave out one")
+    if given.faces and (given.model or given.respond or given.like or given.persons):
+        raise VeaError("--faces explains faces, the other options whole pictures; give --faces alone")
     if given.model and (given.like or given.persons):
         raise VeaError("--like and --persons add lines of evidence, and --model writes a sentence; leave out one")
     passed: Counter[str] = Counter()
     files = find_files(given.paths, passed=passed)
     if passed:
         print(passed_over(passed), file=sys.stderr)
+    if given.faces:
+        from vea.inference.face_reason import tell
+
+        return tell(files, device=given.device, as_json=given.json)
     return _sentences(given, files) if given.model else _evidence(given, files)
 
 

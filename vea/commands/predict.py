@@ -19,7 +19,7 @@ from vea.data.views.pictures import picture_name
 from vea.errors import VeaError, command
 
 if TYPE_CHECKING:
-    from vea.inference.results import Attribute, Prediction, Scene
+    from vea.inference.results import Attribute, Face, Prediction, Scene
 from vea.inference.annotate import annotate
 from vea.inference.files import find_clips, find_files
 
@@ -45,6 +45,8 @@ def record(path: str, prediction: Prediction) -> dict:
             "expression": face.expression,
             "probabilities": _rounded(face.probabilities),
             "attributes": _labels(face.attributes),
+            **_readings(face),
+            **({"landmarks": face.landmarks.record()} if face.landmarks else {}),
         }
         for face in prediction.faces
     ]
@@ -54,8 +56,14 @@ def record(path: str, prediction: Prediction) -> dict:
         "emotion": prediction.emotion,
         "probabilities": _rounded(prediction.probabilities),
         "attributes": _labels(prediction.attributes),
+        **_readings(prediction),
         "faces": faces,
     }
+
+
+def _readings(found: Face | Prediction) -> dict[str, dict[str, float]]:
+    told = {name: _rounded(getattr(found, name)) for name in ("affect", "intensity", "units")}
+    return {name: values for name, values in told.items() if values}
 
 
 SCENE_COLUMNS = ["valence", "valence_sd", "arousal", "arousal_sd", "quadrant", "brightness", "colorfulness"]
@@ -93,34 +101,46 @@ def _said(name: str | None, shares: dict[str, float], attributes: dict[str, Attr
                                not name)])  # fmt: skip
 
 
+def _pose(face: Face) -> str:
+    marks = face.landmarks
+    return f", yaw {marks.yaw:.0f}, pitch {marks.pitch:.0f}, roll {marks.roll:.0f} degrees" if marks else ""
+
+
 class Table:
     """Writes one row per face, or per picture, as text or CSV; labels beside the main one have columns of their own.
 
     ``scenes`` adds columns, and a row a picture whose ``face`` is "scene"; as text each face has then its own line.
+    ``readings`` are further columns, of ``vea.inference.readings.flat``.
     """
 
     def __init__(
         self, stream: TextIO, *, classes: tuple[str, ...], as_csv: bool, target: str = "", others: Sequence[str] = (),
-        scenes: bool = False,
+        scenes: bool = False, readings: Sequence[str] = (),
     ) -> None:  # fmt: skip
         self.classes, self.target, self.others = classes, target, list(others)
+        self.readings = list(readings)
         self.stream, self.scenes = stream, scenes
         self.writer = csv.writer(stream, lineterminator="\n") if as_csv else None
         if self.writer:
             columns = ["file", "face", "x0", "y0", "x1", "y1", "score", "expression", *classes]
-            self.writer.writerow([*columns, *self.others, *(SCENE_COLUMNS if scenes else [])])
+            self.writer.writerow([*columns, *self.others, *(SCENE_COLUMNS if scenes else []), *self.readings])
 
-    def _cells(self, name: str | None, shares: dict[str, float], attributes: dict[str, Attribute]) -> list[str]:
+    def _cells(self, name: str | None, found: Face | Prediction) -> list[str]:
+        from vea.inference.readings import flat
+
+        shares, attributes, read = found.probabilities, found.attributes, flat(found)
         numbers = [f"{shares[word]:.4f}" if word in shares else "" for word in self.classes]
         cells = [name or "", *numbers, *(_cell(attributes.get(label)) for label in self.others)]
-        return cells + [""] * len(SCENE_COLUMNS) * self.scenes
+        cells += [""] * len(SCENE_COLUMNS) * self.scenes
+        return cells + [f"{read[column]:.4f}" if column in read else "" for column in self.readings]
 
     def write_scene(self, path: str, scene: Scene) -> None:
         """Writes the row of what a picture evokes."""
         if self.writer:
             described = scene_record(scene)
             blank = [""] * (6 + len(self.classes) + len(self.others))
-            self.writer.writerow([path, "scene", *blank, *(described[name] for name in SCENE_COLUMNS)])
+            cells = [described[name] for name in SCENE_COLUMNS]
+            self.writer.writerow([path, "scene", *blank, *cells, *[""] * len(self.readings)])
         else:
             print(f"{path}: {scene_line(scene)}", file=self.stream)
 
@@ -129,15 +149,15 @@ class Table:
         faces, whole = prediction.faces, prediction.expression or prediction.emotion
         if self.writer:
             for number, face in enumerate(faces):
-                cells = self._cells(face.expression, face.probabilities, face.attributes)
+                cells = self._cells(face.expression, face)
                 self.writer.writerow([path, number, *face.box, f"{face.score:.2f}", *cells])
             if not faces:
-                cells = self._cells(whole, prediction.probabilities, prediction.attributes)
+                cells = self._cells(whole, prediction)
                 self.writer.writerow([path, *[""] * 6, *cells])
             return
         shown = [
             f"{_said(face.expression, face.probabilities, face.attributes, target=self.target)} at "
-            f"{','.join(map(str, face.box))}"
+            f"{','.join(map(str, face.box))}{_pose(face)}"
             for face in faces
         ]
         if not shown:
@@ -156,6 +176,8 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--target", help="which label of the model to predict")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--no-faces", action="store_true", help="the pictures are face crops: do not search for faces")
+    parser.add_argument("--landmarks", action="store_true", help="of every face points, blendshapes and pose "
+                        "(without --json the pose alone); needs MediaPipe's face_landmarker.task")  # fmt: skip
     parser.add_argument("--urls", action="store_true", help="fetch pictures named by http(s) addresses")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="one JSON object per picture and line")
@@ -165,12 +187,14 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     video = parser.add_argument_group("videos and cameras")
     video.add_argument("--every", type=int, default=1, metavar="N", help="look at each N-th frame only")
     video.add_argument("--no-smoothing", action="store_true", help="each frame alone, without its neighbours")
+    video.add_argument("--units", action="store_true", help="action units, intensities, valence, arousal of each face "
+                       "as columns; of pictures they always are")  # fmt: skip
     video.add_argument("--out", type=Path, metavar="FILE", help="write the rows here: .csv, .jsonl or .parquet")
     video.add_argument("--report", type=Path, metavar="HTML", help="write a page with a timeline and peaks per person")
     given = parser.parse_args(argv)
     if given.only and given.model:
         raise VeaError("--only chooses between the two models of the default; leave out --only or --model")
-    for name in ("no_faces", "target", "annotate"):
+    for name in ("no_faces", "target", "annotate", "landmarks"):
         if given.only == "scene" and getattr(given, name):
             raise VeaError(f"--{name.replace('_', '-')} is about faces, and --only scene looks for none; leave out one")
     if given.no_faces and not given.model:  # a face crop is no scene
@@ -190,7 +214,7 @@ def _videos(given: argparse.Namespace, clips: list[Path | int], others: Sequence
     """Runs over videos; returns 1 where one could not be read to its end, after all others were done."""
     if others:
         raise VeaError(f"pictures and videos have different tables: give {clips[0]} and {others[0]} in two calls")
-    for name in (name for name in ("no_faces", "urls") if getattr(given, name)):
+    for name in (name for name in ("no_faces", "urls", "landmarks") if getattr(given, name)):
         raise VeaError(f"--{name.replace('_', '-')} is of pictures, and {clips[0]} is a video or a camera")
     if given.only == "scene":
         raise VeaError(f"--only scene is of pictures, and {clips[0]} is a video or a camera")
@@ -210,11 +234,13 @@ def _videos(given: argparse.Namespace, clips: list[Path | int], others: Sequence
     from vea.inference.video import columns
 
     predictor = load(given.model or "expression", target=given.target, device=given.device)
-    names = {"file": str, **columns(predictor)}
+    names = {"file": str, **columns(predictor, units=given.units)}
 
     def run(write: Callable[[dict[str, Any]], None]) -> Reading:
         smoothing = not given.no_smoothing
-        return read_clips(clips, predictor, write, every=given.every, smoothing=smoothing, outputs=outputs)
+        return read_clips(
+            clips, predictor, write, every=given.every, smoothing=smoothing, units=given.units, outputs=outputs
+        )
 
     if given.out:
         with table(given.out, names) as write:
@@ -243,21 +269,25 @@ def _pictures(given: argparse.Namespace) -> int:
     files = find_files(given.paths, passed=passed)
     for name in (name for name in ("out", "report") if getattr(given, name)):
         raise VeaError(f"--{name} is of videos; of pictures: --csv or --json, and > FILE")
+    if given.landmarks and given.no_faces:
+        raise VeaError("--landmarks are of faces that are found, and --no-faces looks for none; leave out one")
     if passed:
         print(passed_over(passed), file=sys.stderr)
     from vea.inference.predict import load  # torch: only once the arguments are known to be good
+    from vea.inference.readings import columns
     from vea.inference.scene import load_scene, look
 
     scene = None if given.model or given.only == "faces" else load_scene(device=given.device)
     faces = None if given.only == "scene" else load(given.model or "expression", target=given.target,
-                                                    device=given.device)  # fmt: skip
+                                                    device=given.device, landmarks=given.landmarks)  # fmt: skip
     if given.annotate:
         given.annotate.mkdir(parents=True, exist_ok=True)
     table = None
     if not given.json:
         classes, target = (faces.classes, faces.target) if faces else ((), "")
         others = [name for name in faces.fields if name != target or not classes] if faces else []
-        table = Table(sys.stdout, classes=classes, as_csv=given.csv, target=target, others=others, scenes=bool(scene))
+        table = Table(sys.stdout, classes=classes, as_csv=given.csv, target=target, others=others, scenes=bool(scene),
+                      readings=columns(faces.readings, landmarks=given.landmarks) if faces else ())  # fmt: skip
     unreadable = 0
     results = look(files, scene=scene, faces=faces, detect_faces=not given.no_faces, urls=given.urls)
     for number, (file, result) in enumerate(zip(files, results), start=1):

@@ -77,6 +77,7 @@ def read_clips(
     *,
     every: int = 1,
     smoothing: bool = True,
+    units: bool = False,
     outputs: Outputs | None = None,
 ) -> Reading:
     """Reads each video to its end or its break, and hands every row to ``write`` as it comes.
@@ -91,9 +92,8 @@ def read_clips(
         for clip in clips:
             timelines.append(Timeline(str(clip)))
             try:
-                _read_one(
-                    clip, predictor, write, result, timelines[-1], every=every, smoothing=smoothing, outputs=outputs
-                )
+                how = {"every": every, "smoothing": smoothing, "units": units}
+                _read_one(clip, predictor, write, result, timelines[-1], how=how, outputs=outputs)
             except RunError:
                 raise
             except VeaError as error:
@@ -112,7 +112,7 @@ def read_clips(
 
 def _read_one(
     clip: Clip, predictor: Predictor, write: Callable[[dict[str, Any]], None], result: Reading, timeline: Timeline, *,
-    every: int, smoothing: bool, outputs: Outputs,
+    how: dict[str, Any], outputs: Outputs,
 ) -> None:  # fmt: skip
     failure: VeaError | None = None
     before = result.rows
@@ -122,8 +122,8 @@ def _read_one(
             target = outputs.annotated_name(clip)
             partial = stack.enter_context(new_file(target))
             form = VideoAnnotator.FORMATS[target.suffix.lower()]
-            annotator = VideoAnnotator(clip, partial, every=every, form=form)
-        rows = predictor.stream(clip, every=every, smoothing=smoothing, thumbnails=bool(outputs.report))
+            annotator = VideoAnnotator(clip, partial, every=how["every"], form=form)
+        rows = predictor.stream(clip, thumbnails=bool(outputs.report), **how)
         try:
             for row in rows:
                 _one_row(clip, row, write, timeline if outputs.report else None, annotator)

@@ -2,7 +2,8 @@
 
     votes = model.task.answers(model.task.predict(batch))["votes"]                   # (N, 8)
     affect(votes, classes=model.task.fields["votes"].classes)                        # (N, 3)
-    Intensity.read(folder / "intensity.safetensors")(features(model.task, images))   # (N, E)
+    found = model.task.features(model.task.normalise(images))
+    Intensity.read(folder / "intensity.safetensors")(found)                          # (N, E)
 
 Intensity is a direction in the space of the pooled features, as in EmoReg (arXiv 2412.20359): from the mean neutral
 face to the mean face of an emotion. ``benchmarks/intensity.py`` says how far it agrees with people.
@@ -11,7 +12,7 @@ face to the mean face of an emotion. ``benchmarks/intensity.py`` says how far it
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -20,10 +21,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vea.errors import VeaError
-from vea.tasks.recognise import RecogniseTask
 from vea.taxonomy.vad import VAD
 from vea.taxonomy.words import canonical_expression
 
+_TENSORS = ("neutral", "directions", "low", "high", "probe")
 LOW, HIGH = 50.0, 95.0  # percentiles of the neutral faces and of an emotion's own, between which its scale runs
 
 
@@ -44,12 +45,6 @@ def affect(shares: Tensor, *, classes: Sequence[str]) -> Tensor:
     return (shares / shares.sum(1, keepdim=True)) @ table
 
 
-@torch.inference_mode()
-def features(task: RecogniseTask, images: Tensor) -> Tensor:
-    """Returns the pooled features (N, F) that the heads read, of uint8 images (N, 1 or 3, S, S); convolutional only."""
-    return task.encoder(task.normalise(images)).float()
-
-
 @dataclass(frozen=True)
 class Intensity:
     """How strong each emotion is in a face: called with features (N, F), returns (N, E), mostly 0 to 1, not cut off.
@@ -62,6 +57,7 @@ class Intensity:
         directions: (E, K, F) unit vectors; with K centres an emotion has the intensity of its nearest one.
         low: (E,) projection that is 0.
         high: (E,) projection that is 1.
+        probe: (F,) what the network says of a fixed picture (``vea.inference.readings``), by which it is known again.
     """
 
     classes: tuple[str, ...]
@@ -69,6 +65,7 @@ class Intensity:
     directions: Tensor
     low: Tensor
     high: Tensor
+    probe: Tensor = field(default_factory=lambda: torch.zeros(0))
 
     def __call__(self, found: Tensor) -> Tensor:
         return (self.project(found) - self.low) / (self.high - self.low)
@@ -114,7 +111,7 @@ class Intensity:
 
     def write(self, path: Path) -> None:
         """Writes one safetensors file; the class names are in its metadata."""
-        tensors = {name: getattr(self, name).contiguous() for name in ("neutral", "directions", "low", "high")}
+        tensors = {name: getattr(self, name).contiguous() for name in _TENSORS}
         save_file(tensors, path, metadata={"classes": "\n".join(self.classes)})
 
     @classmethod
@@ -127,8 +124,7 @@ class Intensity:
         try:
             with safe_open(path, framework="pt") as file:
                 classes = tuple(file.metadata()["classes"].split("\n"))
-                names = ("neutral", "directions", "low", "high")
-                return cls(classes, **{name: file.get_tensor(name) for name in names})
+                return cls(classes, **{name: file.get_tensor(name).float() for name in _TENSORS})
         except (OSError, SafetensorError, KeyError, TypeError) as error:
             raise VeaError(f"{path} holds no intensity directions ({error}); see benchmarks/intensity.py") from None
 

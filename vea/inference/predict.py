@@ -17,13 +17,15 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from vea.data.views.decode import Encoded, say_once
+from vea.data.views.decode import Encoded, at_scale, say_once
 from vea.data.views.pictures import ImageLike, is_single, read_picture, read_view
 from vea.data.views.views import Views
 from vea.distributed.runtime import compute_device
 from vea.errors import RunError, VeaError
 from vea.faces.detect import Box, Detection, face_detector, faces_in
+from vea.faces.landmarks import Landmarker, Landmarks
 from vea.faces.video import is_video
+from vea.inference.readings import Readings
 from vea.inference.results import Attribute, Face, Prediction
 from vea.models.cnn import fold_norms
 from vea.tasks.recognise import RecogniseTask
@@ -55,6 +57,7 @@ class Predictor:
         device: torch.device,
         description: str = "",
         reads_faces: bool | None = None,
+        readings: Readings | None = None,
     ) -> None:
         self.task = task.to(device).eval()
         self.target = target
@@ -68,19 +71,25 @@ class Predictor:
         if task.config.augment.region == "head":
             say_once("the model was trained on heads, found by boxes of persons; here it looks at whole pictures")
         self._detect: Callable[[np.ndarray], list[Detection]] | None = None
+        self.readings = (readings or Readings()).to(device)
+        self.landmarker: Landmarker | None = None  # where set, every face that is found gets its landmarks
 
     @torch.inference_mode()
     def outputs(self, crops: Sequence[np.ndarray], *, batch_size: int = 64) -> dict[str, np.ndarray]:
-        """Returns {label: probabilities (N, C), or values (N,)} of crops (S, S, 3 or 1) of the model's image size."""
-        parts: dict[str, list[np.ndarray]] = {
-            name: [np.zeros((0, len(label.classes)) if label.classes else 0, np.float32)]
-            for name, label in self.fields.items()
-        }
+        """Returns {label: probabilities (N, C), or values (N,)} of crops (S, S, 3 or 1) of the model's image size.
+
+        Beside the labels, what ``readings`` read: "units", "intensity" and "affect", (N, K) each, where there are any.
+        """
+        widths = {name: len(label.classes) for name, label in self.fields.items()}
+        widths |= {name: len(columns) for name, columns in self.readings.names.items()}
+        parts = {name: [np.zeros((0, width) if width else 0, np.float32)] for name, width in widths.items()}
         start = 0
         for size in batch_sizes(len(crops), largest=batch_size):
             stacked = torch.from_numpy(np.stack(crops[start : start + size])).permute(0, 3, 1, 2)
             start += size
-            answers = self.task.answers(self.task.predict({"image": stacked.to(self.device)}))
+            found = self.task.features(self.task.normalise(stacked.to(self.device)))
+            answers = self.task.answers(self.task.heads(found))
+            answers |= self.readings(found, answers)
             for name, value in answers.items():
                 if not torch.isfinite(value).all():
                     raise RunError(f"{self.description}: its {name} is not a number: the weights are broken")
@@ -125,6 +134,7 @@ class Predictor:
         detect_faces: bool = True,
         batch_size: int = 32,
         urls: bool = False,
+        units: bool = False,
     ) -> Iterator[Any]:
         """Yields what is found in pictures, or over time in a video; memory does not grow with their number or length.
 
@@ -141,6 +151,7 @@ class Predictor:
             detect_faces: of images, see ``predict``.
             batch_size: images or crops that are classified together.
             urls: of images, True fetches ``http(s)://`` addresses.
+            units: of a video, give each row its readings (``vea.inference.readings``); images always have them.
 
         Raises:
             VeaError: the face detector is not installed; a video cannot be read, or breaks off.
@@ -154,6 +165,7 @@ class Predictor:
                 every=every,
                 smoothing=smoothing,
                 thumbnails=thumbnails,
+                units=units,
             )
         several = cast("Iterable[ImageLike]", [source] if is_single(source) else source)
         return self._pictures(several, detect_faces=detect_faces, batch_size=batch_size, urls=urls)
@@ -162,12 +174,14 @@ class Predictor:
         self, images: Iterable[ImageLike], *, detect_faces: bool = True, batch_size: int = 32, urls: bool = False
     ) -> Iterator[Prediction | VeaError]:
         waiting: list[list[Detection] | VeaError | None] = []  # None: the image as a whole
+        marks: list[Landmarks] = []  # of the faces that wait
         crops: list[np.ndarray] = []
         for image in images:
             try:
                 if detect_faces and self.reads_faces:
                     picture = read_picture(image, urls=urls)
                     faces = self._faces(picture)
+                    marks += self.landmarker(at_scale(picture, least=1.0), faces) if self.landmarker else []
                     crops += [self._crop(picture, face) for face in faces]
                     waiting.append(faces)
                     del picture  # not kept while the caller works on what is yielded
@@ -177,9 +191,9 @@ class Predictor:
             except VeaError as error:
                 waiting.append(error)
             if max(len(waiting), len(crops)) >= batch_size:
-                yield from self._classified(waiting, crops)
-                waiting, crops = [], []
-        yield from self._classified(waiting, crops)
+                yield from self._classified(waiting, crops, marks)
+                waiting, crops, marks = [], [], []
+        yield from self._classified(waiting, crops, marks)
 
     def _faces(self, picture: np.ndarray | Encoded) -> list[Detection]:
         if self._detect is None:
@@ -192,29 +206,40 @@ class Predictor:
         return self._view.face(array, face[0])
 
     def _classified(
-        self, waiting: list[list[Detection] | VeaError | None], crops: list[np.ndarray]
+        self, waiting: list[list[Detection] | VeaError | None], crops: list[np.ndarray], marks: list[Landmarks]
     ) -> Iterator[Prediction | VeaError]:
         outputs = self.outputs(crops)
+        marked = iter(marks)
         rows = iter([{name: values[number] for name, values in outputs.items()} for number in range(len(crops))])
         for found in waiting:
             if isinstance(found, VeaError):
                 yield found
             elif found is None:
-                name, shares, attributes = self._named(next(rows))
+                row = next(rows)
+                name, shares, attributes = self._named(row)
                 emotion, expression = (None, name) if self.reads_faces else (name, None)
-                yield Prediction(expression, shares, [], emotion, attributes)
+                yield Prediction(expression, shares, [], emotion, attributes, **self._readings(row))
             else:
                 faces = []
                 for face in found:
-                    name, shares, attributes = self._named(next(rows))
+                    row = next(rows)
+                    name, shares, attributes = self._named(row)
                     turned = (face.turn, face.upright) if isinstance(face, Detection) else ()
-                    faces.append(Face(face[0], name or "", shares, face[1], attributes, *turned))
+                    told = self._readings(row)
+                    mark = next(marked, None)
+                    faces.append(
+                        Face(face[0], name or "", shares, face[1], attributes, *turned, landmarks=mark, **told)
+                    )
                 if faces:
                     largest = faces[0]
+                    read = {"units": largest.units, "intensity": largest.intensity, "affect": largest.affect}
                     expression = largest.expression or None
-                    yield Prediction(expression, largest.probabilities, faces, None, largest.attributes)
+                    yield Prediction(expression, largest.probabilities, faces, None, largest.attributes, **read)
                 else:
                     yield Prediction(None)
+
+    def _readings(self, row: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
+        return {what: dict(zip(names, row[what].tolist())) for what, names in self.readings.names.items()}
 
     def _named(self, row: dict[str, np.ndarray]) -> tuple[str | None, dict[str, float], dict[str, Attribute]]:
         """Returns (class of the main label, its probabilities, every label) of one row of ``outputs``."""
@@ -232,7 +257,11 @@ class Predictor:
 
 
 def load(
-    name_or_dir: str | os.PathLike[str] = "expression", *, target: str | None = None, device: str = "cpu"
+    name_or_dir: str | os.PathLike[str] = "expression",
+    *,
+    target: str | None = None,
+    device: str = "cpu",
+    landmarks: bool = False,
 ) -> Predictor:
     """Returns the predictor of a model that ships with vea, a fine-tuned run, or a hub folder.
 
@@ -242,21 +271,29 @@ def load(
             ``vea export`` wrote.
         target: which label is the expression or emotion; by default the first of kind class in the run's ``targets``.
         device: where to compute, e.g. ``"cuda"``.
+        landmarks: give every face that is found its points, blendshapes and pose (``vea.faces.landmarks``).
 
     Raises:
-        VeaError: there are no such weights, they are no recogniser's, or there is no such device.
+        VeaError: there are no such weights, they are no recogniser's, there is no such device, or landmarks are asked
+            for and their file or package is not there.
     """
     where = compute_device(device)
+    landmarker = Landmarker() if landmarks else None
     model = open_model(name_or_dir)
     kinds = {name: label.kind for name, label in model.task.fields.items()}
     if target is not None and target not in kinds:
         raise VeaError(f"the model has no label {target!r}; it has {', '.join(kinds)}")
     if not model.reads_faces:
         fold_norms(model.task.encoder)
-    return Predictor(
+    predictor = Predictor(
         model.task,
         target=target or main_target(kinds),  # type: ignore[arg-type]
         device=where,
         description=f"{model.name}, step {model.state.get('step', '?')}",
         reads_faces=model.reads_faces,
+        readings=Readings.of(model),
     )
+    if landmarker and not predictor.reads_faces:
+        raise VeaError(f"{model.name} reads whole pictures; landmarks are of faces: load an expression model")
+    predictor.landmarker = landmarker
+    return predictor

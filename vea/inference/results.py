@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 
 from vea.faces.detect import Box
+from vea.faces.landmarks import Landmarks
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,10 @@ class Face:
     ``attributes`` holds every label of the model by name; where the model was not trained on expressions, the
     expression is that of its main label. A lying face is turned by ``turn`` degrees, clockwise; ``upright`` is the box
     that it has once it is turned back about that box's middle (``vea.faces.detect.Detection``).
+
+    ``units`` are action units, 0 to 1, by FACS number and words; ``intensity`` says how strong each emotion is, mostly
+    0 to 1; ``affect`` valence, arousal and dominance of the face, -1 to 1 (``vea.inference.readings``). A model that
+    has no such readings leaves them empty. ``landmarks`` where they were asked for.
     """
 
     box: Box
@@ -32,6 +37,10 @@ class Face:
     attributes: dict[str, Attribute] = field(default_factory=dict)
     turn: float = 0.0
     upright: Box | None = None
+    units: dict[str, float] = field(default_factory=dict)
+    intensity: dict[str, float] = field(default_factory=dict)
+    affect: dict[str, float] = field(default_factory=dict)
+    landmarks: Landmarks | None = None
 
     @property
     def values(self) -> dict[str, float]:
@@ -45,7 +54,8 @@ class Prediction:
 
     Models of faces: ``expression`` is the largest face's, or None where no face was found. Models of whole pictures:
     ``emotion`` is their main label's class, None where it has none, and there are no faces. ``probabilities`` are those
-    of the one or the other; ``attributes`` holds every label of the model by name.
+    of the one or the other; ``attributes`` holds every label of the model by name; ``units``, ``intensity`` and
+    ``affect`` are the largest face's (see ``Face``), or those of a picture that is a face.
     """
 
     expression: str | None
@@ -53,6 +63,9 @@ class Prediction:
     faces: list[Face] = field(default_factory=list)
     emotion: str | None = None
     attributes: dict[str, Attribute] = field(default_factory=dict)
+    units: dict[str, float] = field(default_factory=dict)
+    intensity: dict[str, float] = field(default_factory=dict)
+    affect: dict[str, float] = field(default_factory=dict)
 
     @property
     def values(self) -> dict[str, float]:

@@ -24,6 +24,7 @@ from vea.faces.align import crop_square
 from vea.faces.detect import Box
 from vea.faces.tracks import Tracker
 from vea.faces.video import Frame, frames
+from vea.inference import readings
 from vea.models.crf import ChainCRF
 
 if TYPE_CHECKING:
@@ -42,7 +43,8 @@ class Row:
 
     ``time`` in seconds, ``track`` numbers the people from 1, ``box`` (x0, y0, x1, y1) in pixels of the upright frame.
     ``raw`` are the probabilities of this frame alone; ``probabilities`` are smoothed over the track where asked for.
-    ``values`` holds every label that is a number, e.g. valence and arousal.
+    ``values`` holds every label that is a number, e.g. valence and arousal; ``readings`` (this frame alone, never
+    smoothed) action units, intensities, valence and arousal of the face, where they were asked for.
     """
 
     frame: int
@@ -54,6 +56,7 @@ class Row:
     probabilities: dict[str, float]
     raw: dict[str, float]
     values: dict[str, float] = field(default_factory=dict)
+    readings: dict[str, float] = field(default_factory=dict)
     thumbnail: np.ndarray | None = None  # RGB uint8 (THUMBNAIL, THUMBNAIL, 3), where asked for
 
     def record(self) -> dict[str, Any]:
@@ -63,7 +66,7 @@ class Row:
             "frame": self.frame, "time": round(self.time, 4), "track": self.track, "x0": x0, "y0": y0, "x1": x1,
             "y1": y1, "score": round(self.score, 4), "expression": self.expression,
             **{f"p_{name}": round(value, 4) for name, value in self.probabilities.items()},
-            **{name: round(value, 4) for name, value in self.values.items()},
+            **{name: round(value, 4) for name, value in {**self.values, **self.readings}.items()},
         }  # fmt: skip
 
 
@@ -93,11 +96,12 @@ def smooth(
     return lasting(probabilities.shape[1], step_s=step_s, lasts_s=lasts_s).marginals(logits).numpy()
 
 
-def columns(predictor: Predictor) -> dict[str, type]:
+def columns(predictor: Predictor, *, units: bool = False) -> dict[str, type]:
     """Returns name and type of each entry of ``Row.record`` by this predictor, in order."""
     values = [name for name, label in predictor.fields.items() if label.kind == "value"]
     names: dict[str, type] = {"frame": int, "time": float, "track": int}
     names |= dict.fromkeys(("x0", "y0", "x1", "y1"), int) | {"score": float, "expression": str}
+    values += readings.columns(predictor.readings) if units else []
     return names | dict.fromkeys((f"p_{name}" for name in predictor.classes), float) | dict.fromkeys(values, float)
 
 
@@ -108,6 +112,7 @@ def track(
     every: int = 1,
     smoothing: bool = True,
     thumbnails: bool = False,
+    units: bool = False,
 ) -> Iterator[Row]:
     """Yields one ``Row`` for each face of every ``every``-th frame, in order of time.
 
@@ -118,6 +123,7 @@ def track(
         every: look at each ``every``-th frame only.
         smoothing: let the chain over each track decide; False: each frame alone.
         thumbnails: give each row a small picture of its face.
+        units: give each row its readings: action units, intensities, valence and arousal of the face.
 
     Raises:
         VeaError: the source cannot be read. Rows before a break in the file are yielded first.
@@ -131,14 +137,14 @@ def track(
     live = isinstance(source, str | Path | int) and str(source).isdigit()
     stream = frames(source, every=every) if isinstance(source, str | Path | int) else source
     recent: dict[int, list[Row]] = {}
-    for rows in _blocks(stream, predictor, size=1 if live else BLOCK, thumbnails=thumbnails):
+    for rows in _blocks(stream, predictor, size=1 if live else BLOCK, thumbnails=thumbnails, units=units):
         if smoothing and not live:
             _smooth_block(rows, recent)
         yield from rows
 
 
 def _blocks(
-    stream: Iterator[Frame], predictor: Predictor, *, size: int, thumbnails: bool = False
+    stream: Iterator[Frame], predictor: Predictor, *, size: int, thumbnails: bool = False, units: bool = False
 ) -> Iterator[list[Row]]:
     """Yields the rows of ``size`` frames at a time; an error of the stream comes after the rows before it."""
     tracker = Tracker()
@@ -151,7 +157,7 @@ def _blocks(
             frame, broken = None, error
         if frame is not None:
             count += 1
-            found = _rows_of(frame, predictor, tracker)
+            found = _rows_of(frame, predictor, tracker, units=units)
             for row in found if thumbnails else []:
                 row.thumbnail = crop_square(frame.image, row.box, size=THUMBNAIL)
             rows += found
@@ -164,13 +170,13 @@ def _blocks(
             return
 
 
-def _rows_of(frame: Frame, predictor: Predictor, tracker: Tracker) -> list[Row]:
+def _rows_of(frame: Frame, predictor: Predictor, tracker: Tracker, *, units: bool) -> list[Row]:
     (found,) = predictor.predict([frame.image])
     numbers = tracker.update(frame.image, [face.box for face in found.faces], time=frame.time)
     return [
         Row(
             frame.number, frame.time, number, face.box, face.score, face.expression, face.probabilities,
-            face.probabilities, face.values,
+            face.probabilities, face.values, readings.flat(face) if units else {},
         )
         for face, number in zip(found.faces, numbers)
     ]  # fmt: skip

@@ -8,6 +8,7 @@ from vea.metrics.choice import choice_scores
 from vea.metrics.classification import ClassificationMetrics, accuracy, balanced_accuracy, macro_f1, recall
 from vea.metrics.empathy import ccc, empathy_scores, score_folders
 from vea.metrics.labelsets import MultilabelMetrics
+from vea.metrics.mentions import mention_scores, mentioned_units, shown_units
 from vea.metrics.open_vocabulary import hit_rate, wheel_scores
 from vea.metrics.ratings import human_scores, rating_scores
 from vea.metrics.retrieval import retrieval_recall
@@ -36,6 +37,8 @@ __all__ = [
     "human_scores",
     "krippendorff_alpha",
     "macro_f1",
+    "mention_scores",
+    "mentioned_units",
     "norm_reliability",
     "pair_score",
     "pearson",
@@ -45,6 +48,7 @@ __all__ = [
     "retrieval_recall",
     "rmse",
     "score_folders",
+    "shown_units",
     "statement_scores",
     "wheel_scores",
 ]

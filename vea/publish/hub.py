@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor
 import vea
 from vea.config.base import public
 from vea.errors import RunError, VeaError
+from vea.inference.readings import INTENSITY_FILE, UNITS_FILE, Readings
 from vea.publish.card import model_card
 from vea.publish.verify import _compare, check_images, outputs
 from vea.storage import atomic
@@ -58,7 +60,12 @@ def export_hub(model: SavedModel, out: Path, *, images: Tensor) -> dict[str, flo
             json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
         )
         (temporary / "README.md").write_text(model_card(model), encoding="utf-8")
-        return _compare(outputs(open_model(temporary).task, images), outputs(model.task, images), what=f"{out}")
+        for file in (UNITS_FILE, INTENSITY_FILE):
+            if (model.folder / file).is_file():
+                shutil.copyfile(model.folder / file, temporary / file)
+        copy = open_model(temporary)
+        theirs = outputs(copy.task, images, Readings.of(copy))
+        return _compare(theirs, outputs(model.task, images, Readings.of(model)), what=f"{out}")
 
 
 def is_offline() -> bool:

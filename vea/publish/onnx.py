@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import vea
 from vea.errors import VeaError
+from vea.inference.readings import Readings
 from vea.publish.verify import _compare, outputs
 from vea.storage import atomic
 from vea.tasks.recognise import RecogniseTask
@@ -19,16 +20,18 @@ from vea.tasks.saved import SavedModel, preprocessing
 
 
 class _Recogniser(nn.Module):
-    """What the ONNX file computes: pixels in; probabilities and logits of every target out."""
+    """What the ONNX file computes: pixels in; probabilities and logits of every target, and its readings, out."""
 
-    def __init__(self, task: RecogniseTask, *, unit: bool) -> None:
+    def __init__(self, task: RecogniseTask, readings: Readings, *, unit: bool) -> None:
         super().__init__()
-        self.task, self.unit = task, unit
+        self.task, self.readings, self.unit = task, readings, unit
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Returns the outputs in the order of ``outputs``."""
-        logits = self.task.predict({"image": images * 255 if self.unit else images})
-        return (*self.task.answers(logits).values(), *logits.values())
+        found = self.task.features(self.task.normalise(images * 255 if self.unit else images))
+        logits = self.task.heads(found)
+        answers = self.task.answers(logits)
+        return (*answers.values(), *logits.values(), *self.readings(found, answers).values())
 
 
 def export_onnx(
@@ -38,8 +41,9 @@ def export_onnx(
 
     Its input ``images`` is (batch, 3, S, S) RGB, uint8 0..255 or (``input_type="float"``) float32 0..1; grey
     conversion and normalisation are inside. Each target has an output of its name (probabilities, or a value on the
-    raters' scale) and ``logits_TARGET``. Metadata: ``vea`` (version), ``name``, ``recipe``, and as JSON ``classes``,
-    ``kinds``, ``ranges``, ``preprocessing``.
+    raters' scale) and ``logits_TARGET``; then come ``units``, ``intensity`` and ``affect``, where the model has them
+    (``vea.inference.readings``), whose columns the metadata ``readings`` names. Metadata: ``vea`` (version), ``name``,
+    ``recipe``, and as JSON ``classes``, ``kinds``, ``ranges``, ``preprocessing``.
 
     Raises:
         VeaError: ``out`` exists, or onnx, onnxscript or onnxruntime is not installed.
@@ -52,8 +56,9 @@ def export_onnx(
     except ImportError as error:
         raise VeaError(f"--to onnx needs the package {error.name}: pip install 'vea[export]'") from None
     given = images if input_type == "uint8" else images.float() / 255
-    expected = outputs(model.task, images)
-    network = _Recogniser(copy.deepcopy(model.task), unit=input_type == "float").eval()
+    readings = Readings.of(model)
+    expected = outputs(model.task, images, readings)
+    network = _Recogniser(copy.deepcopy(model.task), readings, unit=input_type == "float").eval()
     # example batch of 2: torch.export would take a batch of 1 for a constant
     program = torch.onnx.export(
         network,
@@ -71,6 +76,7 @@ def export_onnx(
     texts = {"vea": vea.__version__, "name": model.name, "recipe": model.task.config.recipe,
              "input": f"images: (batch, 3, S, S) RGB, {'uint8 0..255' if input_type == 'uint8' else 'float32 0..1'}",
              "preprocessing": json.dumps(preprocessing(model))}  # fmt: skip
+    texts["readings"] = json.dumps(readings.names)
     texts |= {name: json.dumps(described[name], ensure_ascii=False) for name in ("classes", "kinds", "ranges")}
     onnx.helper.set_model_props(proto, texts)
     with atomic.new_file(out, replace=False) as temporary:

@@ -15,6 +15,7 @@ from vea.data.shards.reader import ShardReader
 from vea.data.views.decode import CorruptImage, decode
 from vea.data.views.views import Views
 from vea.errors import RunError, VeaError
+from vea.inference.readings import Readings
 from vea.tasks.recognise import RecogniseTask
 from vea.tasks.saved import SavedModel
 
@@ -56,10 +57,13 @@ def check_images(model: SavedModel, files: Sequence[Path] = ()) -> tuple[Tensor,
 
 
 @torch.inference_mode()
-def outputs(task: RecogniseTask, images: Tensor) -> dict[str, Tensor]:
-    """Returns every target's probabilities (or values), and under ``logits_TARGET`` what the heads gave."""
-    logits = task.predict({"image": images})
-    return {**task.answers(logits), **{f"logits_{name}": value for name, value in logits.items()}}
+def outputs(task: RecogniseTask, images: Tensor, readings: Readings | None = None) -> dict[str, Tensor]:
+    """Returns every target's probabilities (or values), under ``logits_TARGET`` what the heads gave, and readings."""
+    found = task.features(task.normalise(images))
+    logits = task.heads(found)
+    answers = task.answers(logits)
+    told = {**answers, **{f"logits_{name}": value for name, value in logits.items()}}
+    return told | (readings(found, answers) if readings else {})
 
 
 def _compare(theirs: dict[str, Tensor], ours: dict[str, Tensor], *, what: str) -> dict[str, float]:

@@ -271,8 +271,8 @@ def test_the_real_detector_answers_as_its_binding_and_keeps_no_memory():
 def test_batches_of_any_number_have_few_sizes(run_dir, monkeypatch):
     predictor = load(run_dir)
     crop, sizes = np.zeros((32, 32, 3), np.uint8), []
-    whole = predictor.task.predict
-    monkeypatch.setattr(predictor.task, "predict", lambda batch: sizes.append(len(batch["image"])) or whole(batch))
+    whole = predictor.task.normalise
+    monkeypatch.setattr(predictor.task, "normalise", lambda images: sizes.append(len(images)) or whole(images))
     for number in range(131):
         assert len(predictor.probabilities([crop] * number)) == number
     assert set(sizes) == {1, 2, 4, 8, 16, 32, 64}  # torch keeps memory for each

@@ -21,14 +21,8 @@ from vea.errors import VeaError
 from vea.storage.remote import SIDECARS, Absent
 
 FORMAT = 1
-USUAL = (
-    "persons",
-    "faces",
-    "saliency",
-    "prompts",
-    "teacher_text",
-    "teacher_image",
-)  # a server does not list what it has
+# a server does not list what it has
+USUAL = ("persons", "faces", "landmarks", "saliency", "prompts", "teacher_text", "teacher_image")
 MAX_OPEN = 64  # files of rows that stay open: each holds a descriptor, or the lines of a shard
 
 
