@@ -228,7 +228,7 @@ class Predictor:
                     told = self._readings(row)
                     mark = next(marked, None)
                     faces.append(
-                        Face(face[0], name or "", shares, face[1], attributes, *turned, landmarks=mark, **told)
+                        Face(face[0], name or "", shares, face[1], attributes, *turned, landmarks=mark, **told)  # type: ignore[arg-type]
                     )
                 if faces:
                     largest = faces[0]

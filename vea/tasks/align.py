@@ -155,7 +155,7 @@ class TowersTask(AlignTask):
     def _see(self, images: Tensor) -> Tensor:
         pixels = self.towers.preprocess(images)
         with torch.autocast(pixels.device.type, enabled=False):
-            return self.towers.joined(pixels.to(self.towers.dtype)).float()
+            return self.towers.joined(pixels.to(self.towers.dtype)).float()  # type: ignore[operator]
 
     def texts(self, texts: list[str]) -> Tensor:
         """Returns (M, D); the frozen tower reads each distinct text once."""
@@ -169,7 +169,7 @@ class TowersTask(AlignTask):
     def _read(self, texts: list[str], *, length: int | None) -> Tensor:
         device = self.log_scale.device
         with torch.autocast(device.type, enabled=False):
-            return self.towers.sentences(texts, length=length).float().cpu()
+            return self.towers.sentences(texts, length=length).float().cpu()  # type: ignore[operator]
 
     def keep(self, batches: Iterable[Batch]) -> None:
         """Computes the towers' features of every picture and text of ``batches``, this rank's part of one pass."""
@@ -180,9 +180,8 @@ class TowersTask(AlignTask):
         for batch in batches:
             keys = [place_of(*pair) for pair in zip(batch["set"], batch["keys"])]
             seen = batch["image"].to(self.log_scale.device)
-            found = rows.get(
-                [f"{print_of}|{key}" for key in keys], lambda which, seen=seen: self._see(seen[which]).cpu()
-            )
+            names = [f"{print_of}|{key}" for key in keys]
+            found = rows.get(names, lambda which, seen=seen: self._see(seen[which]).cpu())  # type: ignore[misc]
             pictures.update({key: row for key, row, ok in zip(keys, found, batch["valid"].tolist()) if ok})
             texts |= {text for entry in batch["texts"] for text in entry}
         for part in collectives.gather_objects(pictures):
@@ -190,11 +189,11 @@ class TowersTask(AlignTask):
         everything = set().union(*collectives.gather_objects(texts), {""}) - set(self.kept_texts)
         ordered = sorted(everything, key=lambda text: (len(text), text))
         groups = [ordered[start : start + TEXT_GROUP] for start in range(0, len(ordered), TEXT_GROUP)]
-        mine = {}
+        mine: dict[str, Tensor] = {}
         for group in groups[collectives.rank() :: collectives.world_size()]:
             print_of = hashlib.sha256(json.dumps(self.text_form).encode()).hexdigest()[:16]
             read = [f"{print_of}|{self.towers.standardise}|{text}" for text in group]
-            found = rows.get(read, lambda which, group=group: self._read([group[i] for i in which], length=None))
+            found = rows.get(read, lambda which, group=group: self._read([group[i] for i in which], length=None))  # type: ignore[misc]
             mine.update(zip(group, found))
         for part in collectives.gather_objects(mine):
             self.kept_texts.update(part)
@@ -206,7 +205,7 @@ class TowersTask(AlignTask):
     def teacher(self) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Any]]:
         """Returns config and maps of a folder of kind ``two-tower``."""
         names = " and ".join(form["timm"] for form in self.forms)
-        text = self.text_form.get("package") or Path(self.text_form["path"]).name
+        text = self.text_form.get("package") or Path(str(self.text_form["path"])).name
         described = f"frozen {names}, and {text}, joined by learned maps; it is not CLIP"
         config = {"format": 2, "kind": "two-tower", "name": self.config.name,
                   "description": self.config.description or described, "image_towers": self.forms,

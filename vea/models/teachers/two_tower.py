@@ -191,7 +191,7 @@ def image_tower(config: dict[str, Any]) -> nn.Module:
         if shapes[0] != shapes[1]:
             raise VeaError(f"{path} does not fit {config['timm']}: other tensors, or in another order")
         model.load_state_dict(dict(zip(ours, theirs.values())))
-        model.reset_classifier(0)
+        model.reset_classifier(0)  # type: ignore[operator]
     return model.requires_grad_(False).eval()
 
 
