@@ -1,8 +1,10 @@
 """Train the small network that finds faces (vea/models/face_net.py) on labelled scenes and composites.
 
     VEA_DATA=RAW python datasets/face_scenes.py --out data/face_scenes
-    VEA_DATA=RAW python finetune/face_net.py data/face_scenes --run-dir runs/face-net --minutes 40
+    VEA_DATA=RAW python finetune/face_net.py data/face_scenes --run-dir runs/face-net --minutes 40 --teacher YUNET.onnx
 
+With ``--teacher`` every cell also learns what YuNet says there (dense distillation): its score where no face was put,
+its box and points where it sees one. What was pasted or labelled goes before what the teacher says.
 The learning rate follows the share of the minutes that has passed, so a run takes as long as it was given. Ended in the
 middle, it goes on from its last checkpoint when started again. ``best`` holds the average of the weights (EMA); its
 validation loss, on fixed pictures made of OASIS's validation split, is printed at every checkpoint.
@@ -33,10 +35,11 @@ from vea.errors import VeaError, command
 from vea.losses.boxes import overlaps, quality_focal
 from vea.models.face_net import STRIDES, FaceNet, assign, decode
 from vea.storage import atomic
-from vea.storage.checkpoint import save_weights
+from vea.storage.checkpoint import load_weights, save_weights
 from vea.storage.provenance import git_state
 
 LIFELESS = ("animal", "object", "scenery")
+SEEN = 0.2  # score of the teacher from which its box and points are learned
 LONGEST = 640  # pixels to which a scene is brought before it is kept in memory
 
 
@@ -60,7 +63,40 @@ def read_scenes(folder: Path, data: Path, split: str) -> list[Scene]:
     return scenes
 
 
-def packed(samples: list[Sample], side: int) -> dict[str, Any]:
+class Teacher:
+    """YuNet's answer in every cell: (cells, 15) score 0..1, box and points in pixels, cells as ``decode`` has them."""
+
+    def __init__(self, weights: Path) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        self.session = onnxruntime.InferenceSession(str(weights), options, providers=["CPUExecutionProvider"])
+        self.names = [output.name for output in self.session.get_outputs()]
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """Asks about one RGB picture (S, S, 3) uint8."""
+        bgr = np.ascontiguousarray(image[:, :, ::-1].transpose(2, 0, 1)[None], np.float32)
+        answer = dict(zip(self.names, self.session.run(None, {"input": bgr})))
+        rows = []
+        for stride in STRIDES:
+            height, width = image.shape[0] // stride, image.shape[1] // stride
+            at = np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1).reshape(-1, 2).astype(np.float32)
+            score = np.sqrt(answer[f"cls_{stride}"][0].clip(0, 1) * answer[f"obj_{stride}"][0].clip(0, 1))
+            box, points = answer[f"bbox_{stride}"][0], answer[f"kps_{stride}"][0]
+            centre, half = (at + box[:, :2]) * stride, np.exp(box[:, 2:].clip(max=6)) * stride / 2
+            rows.append(np.hstack([score, centre - half, centre + half, (points + np.tile(at, 5)) * stride]))
+        return np.concatenate(rows).astype(np.float32)
+
+
+def shared(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """Returns the intersection over union (N,) of one box with others."""
+    low, high = np.maximum(box[:2], boxes[:, :2]), np.minimum(box[2:], boxes[:, 2:])
+    common = np.clip(high - low, 0, None).prod(1)
+    return common / ((box[2:] - box[:2]).prod() + (boxes[:, 2:] - boxes[:, :2]).prod(1) - common)
+
+
+def packed(samples: list[Sample], side: int, teacher: Teacher | None = None) -> dict[str, Any]:
     """Returns a batch: pictures (B, 3, S, S) uint8, faces of all, and each cell's row in them (-1: none) and weight."""
     faces, numbers, weights, before = [], [], [], 0
     for sample in samples:
@@ -72,22 +108,31 @@ def packed(samples: list[Sample], side: int) -> dict[str, Any]:
         faces.append(rows)
         before += len(rows)
     image = torch.from_numpy(np.stack([sample.image for sample in samples])).permute(0, 3, 1, 2)
-    return {"image": image, "faces": torch.cat(faces), "number": torch.stack(numbers), "weight": torch.stack(weights)}
+    batch = {"image": image, "faces": torch.cat(faces), "number": torch.stack(numbers), "weight": torch.stack(weights)}
+    if teacher is not None:
+        said = np.stack([teacher(sample.image) for sample in samples])
+        for rows, sample, weight in zip(said, samples, batch["weight"].numpy()):
+            if sample.lifeless:
+                rows[weight == 1, 0] = 0.0  # no face was put there, and the photograph has none
+            for face in sample.faces:  # of a face that lies, the teacher says where the points of an upright one were
+                rows[(rows[:, 0] > SEEN) & (shared(face[:4], rows[:, 1:5]) > 0.4), 1:] = face
+        batch["teacher"] = torch.from_numpy(said)
+    return batch
 
 
 class Stream(IterableDataset):
     """Batches without end, the same for the same seed and step."""
 
-    def __init__(self, composites: Composites, *, batch: int, seed: int, start: int) -> None:
-        self.composites, self.batch, self.seed, self.start = composites, batch, seed, start
+    def __init__(self, composites: Composites, *, batch: int, seed: int, start: int, teacher: Path | None) -> None:
+        self.composites, self.batch, self.seed, self.start, self.teacher = composites, batch, seed, start, teacher
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         cv2.setNumThreads(1)
         torch.set_num_threads(1)
-        step = self.start
+        step, teacher = self.start, Teacher(self.teacher) if self.teacher else None
         while True:
             rng = np.random.default_rng([self.seed, step])
-            yield packed([self.composites.sample(rng) for _ in range(self.batch)], self.composites.side)
+            yield packed([self.composites.sample(rng) for _ in range(self.batch)], self.composites.side, teacher)
             step += 1
 
 
@@ -97,15 +142,24 @@ def losses(maps: tuple[Tensor, ...], batch: dict[str, Any]) -> dict[str, Tensor]
     number, weight = batch["number"], batch["weight"]
     here = number >= 0
     found, true = rows[here], batch["faces"][number[here]]
-    many = max(1, len(found))
-    iou, generalised = overlaps(found[:, 1:5], true[:, :4])
+    ours = len(found)
     quality = torch.zeros_like(weight)
-    quality[here] = iou.detach().clamp(min=0)
-    side = (true[:, 2:4] - true[:, :2]).prod(1).sqrt().clamp(min=1)
+    if "teacher" in batch:
+        quality = batch["teacher"][..., 0].clone()
+        weight = torch.ones_like(weight)
+        sees = (quality > SEEN) & ~here
+        share = torch.cat([torch.ones(len(found)), quality[sees]])
+        found, true = torch.cat([found, rows[sees]]), torch.cat([true, batch["teacher"][sees][:, 1:]])
+    else:
+        share = torch.ones(len(found))
+    iou, generalised = overlaps(found[:, 1:5], true[:, :4])
+    quality[here] = torch.maximum(quality[here], iou[:ours].detach().clamp(min=0))
+    side = (true[:, 2:4] - true[:, :2]).clamp(min=1).prod(1).sqrt()
     apart = (found[:, 5:] - true[:, 4:]) / side[:, None]
-    points = torch.nn.functional.smooth_l1_loss(apart, torch.zeros_like(apart), beta=0.05, reduction="sum") / 10
-    score = quality_focal(rows[..., 0], quality, weight)
-    return {"score": 2 * score / many, "box": 2 * (1 - generalised).sum() / many, "points": 4 * points / many}
+    points = torch.nn.functional.smooth_l1_loss(apart, torch.zeros_like(apart), beta=0.05, reduction="none").sum(1) / 10
+    score, many = quality_focal(rows[..., 0], quality, weight), float(share.sum().clamp(min=1))
+    return {"score": 2 * score / many, "box": 2 * (share * (1 - generalised)).sum() / many,
+            "points": 4 * (share * points).sum() / many}  # fmt: skip
 
 
 @torch.inference_mode()
@@ -128,6 +182,8 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--side", type=int, default=256, help="of the training pictures, in pixels")
     parser.add_argument("--lr", type=float, default=4e-3)
+    parser.add_argument("--teacher", type=Path, help="ONNX file of YuNet, whose answer in every cell is learned too")
+    parser.add_argument("--start", type=Path, help="weights to begin with (best of another run)")
     parser.add_argument("--every", type=float, default=3.0, help="minutes between checkpoints")
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args(argv)
@@ -147,7 +203,10 @@ def train(given: argparse.Namespace) -> None:
     held_out = Composites(read_scenes(given.scenes, given.data, "val"), faces, side=given.side)
     validation = [packed([held_out.sample(np.random.default_rng([9, part, i])) for i in range(32)], given.side)
                   for part in range(6)]  # fmt: skip
-    model = FaceNet().train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = FaceNet()
+    if given.start:
+        model.load_state_dict(load_weights(given.start)[0])
+    model = model.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = copy.deepcopy(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=given.lr, weight_decay=0.02)
     step, spent, last = 0, 0.0, given.run_dir / "last.pt"
@@ -158,7 +217,11 @@ def train(given: argparse.Namespace) -> None:
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
         step, spent = state["step"], state["spent"]
-    stream = DataLoader(Stream(made, batch=given.batch, seed=given.seed, start=step), batch_size=None, num_workers=1)
+    stream = DataLoader(
+        Stream(made, batch=given.batch, seed=given.seed, start=step, teacher=given.teacher),
+        batch_size=None,
+        num_workers=1,
+    )
     budget, due, clock = 60 * given.minutes, spent + 60 * given.every, time.monotonic() - spent
     for batch in stream:
         spent = time.monotonic() - clock
@@ -166,9 +229,7 @@ def train(given: argparse.Namespace) -> None:
         for group in optimizer.param_groups:
             group["lr"] = given.lr * min(1.0, (step + 1) / 150) * max(0.01, 0.5 * (1 + math.cos(math.pi * share)))
         image = batch["image"].float().contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16):
-            maps = model(image)
-        parts = losses(maps, batch)
+        parts = losses(model(image), batch)
         loss = sum(parts.values())
         optimizer.zero_grad()
         loss.backward()  # type: ignore[union-attr]

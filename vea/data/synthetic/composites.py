@@ -35,6 +35,7 @@ class Sample:
     image: np.ndarray
     faces: list[np.ndarray] = field(default_factory=list)
     ignored: list[np.ndarray] = field(default_factory=list)
+    lifeless: bool = False  # as its scene
 
 
 def random_angle(rng: np.random.Generator) -> float:
@@ -103,7 +104,7 @@ class Composites:
         image = cv2.warpAffine(source, np.concatenate([matrix[:, :2] * back, matrix[:, 2:]], 1), (self.side, self.side),
                                flags=cv2.INTER_LINEAR, borderMode=border,
                                borderValue=rng.integers(0, 256, 3).tolist())  # fmt: skip
-        sample = Sample(image)
+        sample = Sample(image, lifeless=scene.lifeless)
         for row in scene.faces:
             self._keep(sample, moved(row, matrix, mirror=mirror), score=row[14], lifeless=scene.lifeless)
         return sample
