@@ -73,7 +73,7 @@ class Judge:
         found = []
         for row in (self.rows[number] for number in which):
             pixels = cv2.cvtColor(cv2.imread(str(self.folder / "images" / Path(row["file"]).name)), cv2.COLOR_BGR2RGB)
-            whole = (0.0, 0.0, float(pixels.shape[1]), float(pixels.shape[0]))
+            whole = (0, 0, pixels.shape[1], pixels.shape[0])
             found.append(torch.from_numpy(crop_resize(pixels, whole, size=size, interpolation="area")).permute(2, 0, 1))
         return torch.stack(found)
 
