@@ -17,6 +17,8 @@ def without_effect(config: RunConfig) -> Iterator[Finding]:
     """Yields the settings that were given and change nothing: ``missing`` where weights would not be taken."""
     train, model, data = config.train, getattr(config, "model", None), config.data
     encoder = getattr(model, "encoder", None)
+    if isinstance(encoder, str):  # a model that ships, with weights and settings of its own (recipe temporal)
+        encoder = None
     named = encoder.name if encoder is not None else ""
     if train.optimizer not in BY_GIVEN_BETAS and "betas" in train.model_fields_set:
         text = f"train.betas has no effect with train.optimizer={train.optimizer}"

@@ -92,7 +92,7 @@ def findings(plain: dict[str, Any], *states: str) -> dict[str, str]:
     return found
 
 
-@pytest.mark.parametrize("recipe", sorted(RECIPES))
+@pytest.mark.parametrize("recipe", sorted(set(RECIPES) - {"align", "instruct", "temporal"}))  # have other models
 def test_a_whole_config_misses_nothing(recipe: str, data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     plain = settings(data, recipe)
     if recipe in ("emotion", "attributes"):
@@ -232,8 +232,10 @@ def test_a_run_with_other_settings_is_in_the_way(recipe: str, data: str):
     save_run(Path(plain["out"]), plain)
     assert findings(plain) == {}
     assert "goes on from" in findings(plain, "ok")["resume"]
-    plain["train"]["steps"] = 5
-    assert "train.steps was 4 and is 5 now" in findings(plain, "missing")["resume"]
+    plain["train"]["steps"] = 5  # a longer run of the same name goes on
+    assert "goes on from" in findings(plain, "ok")["resume"]
+    plain["seed"] = 5
+    assert "seed was 0 and is 5 now" in findings(plain, "missing")["resume"]
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])

@@ -147,7 +147,7 @@ def test_limit_keeps_all_questions_of_a_picture(statements: Path):
         ("oracle", "statements:/nowhere.json", {}, "statement file"),
         ("oracle", "statements", {"limit": 0}, "--limit"),
         ("oracle", "statements", {"readouts": ["logits"]}, "read-out"),
-        ("blind:/nowhere", "statements", {}, "config.json"),
+        ("blind:/nowhere", "statements", {}, "neither a pupil"),
     ],
 )
 def test_bad_input_is_one_sentence(model: str, tasks: str, options: dict, said: str, tmp_path: Path):

@@ -141,13 +141,16 @@ def test_a_masked_autoencoder_is_opened_too(tmp_path, repository):
     assert isinstance(model, MaskedAutoencoder) and not model.training
 
 
+FILES = ["README.md", "config.json", "intensity.safetensors", "model.safetensors", "units.safetensors"]
+
+
 def test_a_pushed_folder_offline_is_a_dry_run_with_the_card(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert hub.is_offline()
     model = vea.from_pretrained("expression-nano")
     folder = vea.push_to_hub(model, "someone/faces")
     assert Path(folder) == Path("hub/faces")
-    assert sorted(path.name for path in Path(folder).iterdir()) == ["README.md", "config.json", "model.safetensors"]
+    assert sorted(path.name for path in Path(folder).iterdir()) == FILES
     assert "library_name: vea" in Path(folder, "README.md").read_text("utf-8")
     again = vea.from_pretrained(folder)
     assert isinstance(again, Recogniser)
@@ -212,7 +215,7 @@ def test_online_the_hub_is_asked(tmp_path, monkeypatch):
     assert fake.calls == [
         ("download", "someone/faces", "v1"),
         ("create", "someone/other", False, "t"),
-        ("upload", "someone/other", ["README.md", "config.json", "model.safetensors"]),
+        ("upload", "someone/other", FILES),
     ]
     fake.fail = True
     with pytest.raises(RunError, match="someone/faces cannot be fetched") as error:
