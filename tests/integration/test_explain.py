@@ -31,7 +31,14 @@ def run(request, tmp_path_factory, repository) -> Path:
     folder = tmp_path_factory.mktemp(request.param)
     options = ["--count", "60", "--size", "48", "--out", str(folder / "data")]
     assert call(repository, "datasets/prepare.py", "synthetic", *options).returncode == 0
-    small = ["train.steps=6", "train.warmup_steps=1", "train.eval_every=6", "train.log_every=2", "data.workers=0"]
+    small = [
+        "train.steps=6",
+        "train.base_lr=5.0e-2",
+        "train.warmup_steps=1",
+        "train.eval_every=6",
+        "train.log_every=2",
+        "data.workers=0",
+    ]
     small += ["augment.image_size=32", "model.decoder.width=32", "model.decoder.depth=2", "model.decoder.heads=2"]
     small += ["data.global_batch_size=8", "runtime.device=cpu", "tracking.backend=none", f"model.kind={request.param}"]
     small += [f"data.train.0.path={folder / 'data'}", f"data.val.0.path={folder / 'data'}", f"out={folder / 'run'}"]
