@@ -113,7 +113,7 @@ def test_a_file_that_is_something_else_is_refused(monkeypatch, tmp_path):
     with zipfile.ZipFile(path, "w") as bundle:
         for name in PARTS.values():
             bundle.writestr(name, b"nothing")
-    pytest.importorskip("ai_edge_litert")
+    pytest.importorskip("ai_edge_litert", reason="needs the extra: pip install 'vea[landmarks]'")
     with pytest.raises(VeaError, match="cannot be read"):
         Landmarker()
 
@@ -125,7 +125,7 @@ def test_real_portraits_have_points_where_the_eyes_are_and_turn_with_the_picture
     from vea.data.views.pictures import read_image
     from vea.faces.detect import face_detector
 
-    pytest.importorskip("ai_edge_litert")
+    pytest.importorskip("ai_edge_litert", reason="needs the extra: pip install 'vea[landmarks]'")
     if "VEA_DATA" not in os.environ:
         pytest.skip("VEA_DATA is not set")
     image = read_image(os.path.join(os.environ["VEA_DATA"], "people_samples/images/obama.jpg"))
