@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import http.server
-import importlib.util
 import json
 import multiprocessing
-import os
 import pickle
 import shutil
-import socket
-import subprocess
-import sys
 import threading
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -225,59 +219,13 @@ def test_processes_fetch_a_shard_once(server):
     assert {server.asked[f"train-{i:06d}.tar"] for i in range(5)} == {1}
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+def test_batches_from_nginx(prepared, nginx):
+    same(batches(f"{nginx(prepared.parent)}/scenes"), batches(str(prepared)))
 
 
-def wait_for(port: int, process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        assert process.poll() is None
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.1)
-    raise AssertionError("the server did not start")
-
-
-@pytest.mark.skipif(shutil.which("nginx") is None, reason="nginx is not installed (apt-get install nginx-light)")
-def test_batches_from_nginx(prepared, tmp_path):
-    port = free_port()
-    (tmp_path / "nginx.conf").write_text(
-        f"daemon off; pid {tmp_path}/pid; error_log stderr; {'user root;' if os.getuid() == 0 else ''} events {{}} "
-        f"http {{ access_log off; server {{ listen 127.0.0.1:{port}; root {prepared.parent}; }} }}"
-    )
-    process = subprocess.Popen([shutil.which("nginx"), "-p", str(tmp_path), "-c", str(tmp_path / "nginx.conf")])
-    try:
-        wait_for(port, process)
-        same(batches(f"http://127.0.0.1:{port}/scenes"), batches(str(prepared)))
-    finally:
-        process.terminate()
-        process.wait()
-
-
-@pytest.mark.skipif(importlib.util.find_spec("moto") is None, reason="needs pip install 'moto[s3]' flask flask-cors")
-def test_batches_from_s3(prepared, monkeypatch):
-    port = free_port()
-    words = ["-c", "from moto.server import main; main()", "-H", "127.0.0.1", "-p", str(port)]
-    process = subprocess.Popen([sys.executable, *words], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "x")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
-    try:
-        wait_for(port, process)
-        import s3fs
-
-        system = s3fs.S3FileSystem()
-        system.mkdir("bucket")
-        system.put(str(prepared), "bucket/scenes", recursive=True)
-        same(batches("s3://bucket/scenes"), batches(str(prepared)))
-        assert check_sidecars(read_index("s3://bucket/scenes")) == ([], [])
-        with pytest.raises(RunError, match=r"s3://bucket/nothing/index.json does not exist"):
-            read_index("s3://bucket/nothing")
-    finally:
-        process.terminate()
-        process.wait()
+def test_batches_from_s3(prepared, s3):
+    bucket = s3(prepared)
+    same(batches(f"{bucket}/scenes"), batches(str(prepared)))
+    assert check_sidecars(read_index(f"{bucket}/scenes")) == ([], [])
+    with pytest.raises(RunError, match=r"s3://bucket/nothing/index.json does not exist"):
+        read_index(f"{bucket}/nothing")

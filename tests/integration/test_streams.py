@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import http.server
-import importlib.util
-import os
 import shutil
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
 import pytest
-from test_remote import free_port, wait_for
 
 import vea
 from vea.config import load_config
@@ -64,26 +59,15 @@ def check(url: str, folder: Path) -> None:
 
 
 @needs_curl
-@pytest.mark.skipif(shutil.which("nginx") is None, reason="nginx is not installed (apt-get install nginx-light)")
-def test_keys_from_nginx(prepared, tmp_path):
-    port = free_port()
-    (tmp_path / "nginx.conf").write_text(
-        f"daemon off; pid {tmp_path}/pid; error_log stderr; {'user root;' if os.getuid() == 0 else ''} events {{}} "
-        f"http {{ access_log off; server {{ listen 127.0.0.1:{port}; root {prepared.parent}; }} }}"
-    )
-    process = subprocess.Popen([shutil.which("nginx"), "-p", str(tmp_path), "-c", str(tmp_path / "nginx.conf")])
-    try:
-        wait_for(port, process)
-        check(f"http://127.0.0.1:{port}/{SHARDS}", prepared)
-        with pytest.raises(
-            RunError, match=r"train-00000[89].tar is missing \(the server has no such file\).*missing_shards"
-        ):
-            keys(f"http://127.0.0.1:{port}/scenes/train-{{000005..000009}}.tar", stop=30)
-        webdataset = [sample["__key__"] for sample in vea.as_webdataset(f"http://127.0.0.1:{port}/scenes")]
-        assert sorted(webdataset) == sorted(f"synthetic-0-{i:08d}" for i in range(45))
-    finally:
-        process.terminate()
-        process.wait()
+def test_keys_from_nginx(prepared, nginx):
+    url = nginx(prepared.parent)
+    check(f"{url}/{SHARDS}", prepared)
+    with pytest.raises(
+        RunError, match=r"train-00000[89].tar is missing \(the server has no such file\).*missing_shards"
+    ):
+        keys(f"{url}/scenes/train-{{000005..000009}}.tar", stop=30)
+    webdataset = [sample["__key__"] for sample in vea.as_webdataset(f"{url}/scenes")]
+    assert sorted(webdataset) == sorted(f"synthetic-0-{i:08d}" for i in range(45))
 
 
 @needs_curl
@@ -113,23 +97,5 @@ def test_a_transfer_that_breaks_off_is_taken_up_again(prepared):
         server.server_close()
 
 
-@pytest.mark.skipif(importlib.util.find_spec("moto") is None, reason="needs pip install 'moto[s3]' flask flask-cors")
-def test_keys_from_s3(prepared, monkeypatch):
-    port = free_port()
-    words = ["-c", "from moto.server import main; main()", "-H", "127.0.0.1", "-p", str(port)]
-    process = subprocess.Popen([sys.executable, *words], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "x")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
-    try:
-        wait_for(port, process)
-        import s3fs
-
-        system = s3fs.S3FileSystem()
-        system.mkdir("bucket")
-        system.put(str(prepared), "bucket/scenes", recursive=True)
-        check(f"s3://bucket/{SHARDS}", prepared)
-    finally:
-        process.terminate()
-        process.wait()
+def test_keys_from_s3(prepared, s3):
+    check(f"{s3(prepared)}/{SHARDS}", prepared)
