@@ -83,7 +83,7 @@ def measure(rounds: int) -> dict[str, Any]:
     views = [reader.view(image) for image in images]
     truth = values_of(plain, views)
     quick = [[p.attributes[name].value for name in ("valence", "arousal")] for p in predictor.predict(images)]
-    differences = {"quick form": float(np.abs(np.array(quick, np.float64) - truth).max())}
+    differences = {"quick form, to torch": float(np.abs(np.array(quick, np.float64) - truth).max())}
     ways: dict[str, Callable[[int], Any]] = {
         PREDICT: lambda k: predictor.predict([images[k]]),
         "of that: the view": lambda k: predictor._view.scene(images[k]),
@@ -98,7 +98,7 @@ def measure(rounds: int) -> dict[str, Any]:
             inputs = [np.ascontiguousarray(view.transpose(2, 0, 1))[None] for view in views]
             names = ["valence", "arousal"]
             rows = np.array([[float(value[0]) for value in session.run(names, {"images": x})] for x in inputs])
-            differences["ONNX"] = float(np.abs(rows - np.array(quick, np.float64)).max())
+            differences["ONNX, to the quick form"] = float(np.abs(rows - np.array(quick, np.float64)).max())
             ways["the exported network by ONNX Runtime"] = lambda k: session.run(names, {"images": inputs[k]})
         taken: dict[str, list[float]] = {name: [] for name in ways}
         for round_ in range(rounds + 1):  # the first warms up
@@ -129,7 +129,7 @@ def main(argv: list[str]) -> None:
     for name, ms in record["ms"].items():
         print(f"| {name} | {ms['median']:.1f} | {ms['deciles'][0]:.1f} to {ms['deciles'][1]:.1f} |")
     for name, value in record["differences"].items():
-        print(f"{name} beside torch: at most {value:.1e} points")
+        print(f"{name}: at most {value:.1e} points")
     if given.json:
         write_text(given.json, json.dumps(record, indent=1) + "\n")
     worst = max(record["differences"].values())
