@@ -46,7 +46,7 @@ class YuNetFeatures:
         names = [*(self.features if features else []), *self.answers]
         given = [torch.from_numpy(value) for value in self.session.run(names, {"input": bgr})]
         answers = given[-len(self.answers) :]  # class, box, object, points, each at all strides; the score's come first
-        parts = {part.shape[1]: [] for part in answers}
+        parts: dict[int, list[Tensor]] = {part.shape[1]: [] for part in answers}
         for part in answers:
             parts[part.shape[1]].append(part)
         strides = len(STRIDES)

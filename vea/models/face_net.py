@@ -45,7 +45,7 @@ class FaceNet(nn.Module):
         self.units = nn.ModuleList(Unit(inputs, outputs) for inputs, outputs in WIDTHS)
         self.heads = nn.ModuleList(Unit(WIDTHS[-1][1], ANSWERS) for _ in STRIDES)
         for head in self.heads:
-            nn.init.constant_(head.depth.bias[:2], -3.0)  # type: ignore[index, arg-type]
+            nn.init.constant_(head.depth.bias[:2], -3.0)  # type: ignore[union-attr, index, arg-type]
 
     @staticmethod
     def scaled(image: Tensor) -> Tensor:
