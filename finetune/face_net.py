@@ -288,8 +288,8 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--data", type=Path, default=os.environ.get("VEA_DATA"), help="folder of the raw sets")
     parser.add_argument("--teacher", type=Path, required=True, help="ONNX file of YuNet")
     parser.add_argument("--run-dir", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=3000, help="of the second stage")
-    parser.add_argument("--lr", type=float, default=5e-4)
+    parser.add_argument("--steps", type=int, default=1500, help="of the second stage")
+    parser.add_argument("--lr", type=float, default=3e-4)
     parser.add_argument("--batch", type=int, default=12, help="pictures of 256 pixels; a quarter as many of 512")
     parser.add_argument(
         "--start", type=Path, help="weights to begin with (best of another run), instead of the first stage"

@@ -119,7 +119,7 @@ def test_the_environment_chooses_a_backend(monkeypatch):
 
 
 @pytest.mark.parametrize(("first", "second", "kept"),
-                         [(70, 70, True), (70, 50, False), (50, 90, True), (50, 70, False), (90, 0, True)])  # fmt: skip
+                         [(70, 70, True), (70, 45, False), (50, 90, True), (50, 65, False), (90, 0, True)])  # fmt: skip
 def test_a_doubtful_face_is_looked_at_again_and_both_looks_count(first, second, kept):
     def search(image):
         side, alone = image.shape[0], max(image.shape[:2]) <= 128
