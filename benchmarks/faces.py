@@ -1,6 +1,6 @@
 """Finders of faces beside one another: what they find, what they take for a face, which way up, and how long it takes.
 
-    VEA_DATA=... python benchmarks/faces.py [--backends yuface yunet] [--net runs/face-net/best] [--out faces.json]
+    VEA_DATA=... python benchmarks/faces.py [--backends vea yuface yunet] [--net runs/face-net/best] [--out faces.json]
     VEA_DATA=... python benchmarks/faces.py --speed [--out speed.json]    # ms a part, beside peers (face_speed.py)
 
 People: the photographs with a counted number of faces; a face too many or too few counts by number alone.
@@ -32,7 +32,7 @@ from rich.table import Table
 
 from vea.data.views.pictures import read_image
 from vea.errors import VeaError, command
-from vea.faces.detect import BACKENDS, Detection, FaceDetector, face_detector
+from vea.faces.detect import BACKENDS, OWN_UPRIGHT, Detection, FaceDetector, face_detector
 from vea.faces.net import net_search
 from vea.inference.predict import Predictor, load
 from vea.storage.atomic import write_text
@@ -179,7 +179,9 @@ def main(argv: list[str]) -> None:
     names = [*given.backends, *(["net"] if given.net else [])]
     for name in names:
         if name == "net":
-            detect: Detect = FaceDetector(net_search(given.net), min_score=given.min_score, knows_turns=True)
+            detect: Detect = FaceDetector(
+                net_search(given.net), min_score=given.min_score, upright=OWN_UPRIGHT, second_look=True
+            )
         else:
             detect = face_detector(min_score=given.min_score, backend=name)
         results[name] = {"people": people(detect, data), "coco": coco(detect, data),

@@ -5,6 +5,7 @@ import json
 import pytest
 
 import vea
+from vea.faces.detect import OWN
 from vea.tasks.saved import ASSETS, SHIPPED
 
 CLASSES = {"angry", "disgust", "fear", "happy", "sad", "surprise", "neutral"}
@@ -39,3 +40,11 @@ def test_they_are_small_and_carry_their_test_scores_and_no_folder_of_ours(reposi
     else:
         assert found["expression"]["accuracy"] > 0.66
     assert json.loads((ASSETS / name / "state.json").read_text())["config"]["out"] is None
+
+
+def test_the_detector_is_below_a_megabyte_and_carries_its_card_and_its_scores():
+    assert sum(path.stat().st_size for path in OWN.iterdir()) < 1e6
+    card, scores = (OWN / "README.md").read_text(), json.loads((OWN / "evaluation.json").read_text())["results"]
+    assert "Apache-2.0" in card and "Shiqi Yu, MIT" in card
+    assert scores["people"]["missing"] == scores["people"]["extra"] == 0 and scores["coco"]["recall"] > 0.8
+    assert scores["lifeless"]["with_a_box"] <= 5 and all(scores["turned"][t]["found"] >= 15 for t in ("0", "90", "180"))

@@ -114,13 +114,12 @@ class Detection(tuple[Box, float]):
 class FaceDetector:
     """A search with everything around it: the scale, quarter turns where nothing is found, and which way up.
 
-    Called with RGB uint8 (H, W, 3), it returns [``Detection``], largest face first.
+    Called with RGB uint8 (H, W, 3), it returns [``Detection``], largest face first. The searches find lying faces and
+    put the points where those of an upright face would be; so the largest faces are looked at from four sides.
 
     Args:
         search: see ``face_search``.
         min_score: 0 to 1; of faces that are returned.
-        knows_turns: the search puts the points of a lying face where they are. Others find lying faces as well and put
-            the points where those of an upright face would be; so the largest faces are looked at from four sides.
         upright: the score that says that a face is not lying, see ``UPRIGHT``.
         second_look: what is not ``SURE`` is looked at again by itself; the mean of both looks is its score.
     """
@@ -130,11 +129,10 @@ class FaceDetector:
         search: Search,
         *,
         min_score: float,
-        knows_turns: bool = False,
         upright: float = UPRIGHT,
         second_look: bool = False,
     ) -> None:
-        self.search, self.min_score, self.knows_turns = search, min_score, knows_turns
+        self.search, self.min_score = search, min_score
         self.upright, self.second_look = upright, second_look
 
     def __call__(self, image: np.ndarray) -> list[Detection]:
@@ -146,7 +144,7 @@ class FaceDetector:
             surer = min(1.0, self.min_score + SURER)
             tries = [self._quarter(small, turns, factor, surer) for turns in (1, 3, 2)]
             found = self._seconded(image, max(tries, key=lambda faces: sum(face[0] for face in faces)))
-        elif not self.knows_turns and (turns := self._way_up(image, found)):
+        elif turns := self._way_up(image, found):
             found = self._seconded(image, self._quarter(small, turns, factor, least)) or found
         faces = []
         for score, corners, points in found:

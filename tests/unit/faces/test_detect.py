@@ -128,7 +128,7 @@ def test_a_doubtful_face_is_looked_at_again_and_both_looks_count(first, second, 
         rows[0, 5:9] = [0.4 * side, 0.4 * side, 0.6 * side, 0.4 * side]
         return rows[rows[:, 0] > 0]
 
-    detect = FaceDetector(search, min_score=0.6, second_look=True, knows_turns=True)
+    detect = FaceDetector(search, min_score=0.6, second_look=True, upright=0.0)
     faces = detect(np.zeros((400, 400, 3), np.uint8))
     assert [round(score, 2) for _, score in faces] == ([(first if first > 85 else (first + second) / 2) / 100] * kept)
 

@@ -37,5 +37,5 @@ def test_rows_are_boxes_in_pixels_and_one_a_face(weights, size):
 
 
 def test_a_detector_takes_it(weights):
-    faces = FaceDetector(net_search(weights), min_score=0.6, knows_turns=True)(np.zeros((64, 64, 3), np.uint8))
+    faces = FaceDetector(net_search(weights), min_score=0.6)(np.zeros((64, 64, 3), np.uint8))
     assert faces and all(score > 0.9 for _, score in faces)
