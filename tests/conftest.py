@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import tempfile
 from collections.abc import Iterator
@@ -42,6 +43,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 # Drawn examples are the same in every run, leave no folder behind, and may be slow on a machine that others share.
 hypothesis.settings.register_profile("vea", database=None, deadline=None, derandomize=True)
 hypothesis.settings.load_profile("vea")
+
+
+# Ranks of a test (start_method="forkserver") come of one process that has imported what takes seconds.
+multiprocessing.set_forkserver_preload(["torch.distributed.fsdp", "vea.tasks.pretrain", "vea.training.steps"])
 
 
 def pytest_unconfigure() -> None:
