@@ -34,10 +34,10 @@ PREPARE = ["datasets/prepare.py", "synthetic", "--count", "160", "--size", "64"]
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory, repository):
+def prepared(tmp_path_factory, script):
     """Prepared synthetic shards; tests that damage them take a copy."""
     out = tmp_path_factory.mktemp("bad_input") / "data"
-    subprocess.run([sys.executable, *PREPARE, "--out", out], cwd=repository, check=True, capture_output=True)
+    script(*PREPARE, "--out", out)
     return out
 
 
@@ -48,12 +48,10 @@ def copied(prepared, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def finished(prepared, repository):
+def finished(prepared, script):
     """A short pretraining run; tests that damage it take a copy."""
     folder = prepared.parent / "finished"
-    line = [sys.executable, *pretrain(prepared, folder)]
-    result = subprocess.run(line, cwd=repository, capture_output=True, text=True, timeout=240, check=False)
-    assert result.returncode == 0, result.stderr
+    script(*pretrain(prepared, folder))
     return folder
 
 
@@ -159,7 +157,7 @@ def test_truncated_shard(recipe, copied, fails, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_corrupt_image_is_replaced_and_named(workers, copied, repository, tmp_path):
+def test_a_corrupt_image_is_replaced_and_named(workers, copied, script, tmp_path, capfd):
     offsets = np.load(copied / "train-000000.idx")
     at, size, json_at, json_size = map(int, offsets[5])
     with open(copied / "train-000000.tar", "r+b") as tar:
@@ -167,11 +165,10 @@ def test_a_corrupt_image_is_replaced_and_named(workers, copied, repository, tmp_
         key = json.loads(tar.read(json_size))["id"]
         tar.seek(at)
         tar.write(bytes(size))
-    line = [sys.executable, *pretrain(copied, tmp_path / "run", f"data.workers={workers}")]
-    result = subprocess.run(line, cwd=repository, capture_output=True, text=True, timeout=240, check=False)
-    assert result.returncode == 0, result.stderr
-    named = [line for line in result.stderr.splitlines() if repr(key) in line]
-    assert len(named) == 1 and "cannot be decoded" in named[0] and "Traceback" not in result.stderr
+    script(*pretrain(copied, tmp_path / "run", f"data.workers={workers}"))
+    said = capfd.readouterr().err
+    named = [line for line in said.splitlines() if repr(key) in line]
+    assert len(named) == 1 and "cannot be decoded" in named[0] and "Traceback" not in said
     assert json.loads((tmp_path / "run" / "state.json").read_text())["state"] == "done"
 
 
