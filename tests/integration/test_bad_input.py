@@ -157,7 +157,7 @@ def test_truncated_shard(recipe, copied, fails, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_corrupt_image_is_replaced_and_named(workers, copied, script, tmp_path, capfd):
+def test_a_corrupt_image_is_replaced_and_named(workers, copied, repository, tmp_path):
     offsets = np.load(copied / "train-000000.idx")
     at, size, json_at, json_size = map(int, offsets[5])
     with open(copied / "train-000000.tar", "r+b") as tar:
@@ -165,10 +165,11 @@ def test_a_corrupt_image_is_replaced_and_named(workers, copied, script, tmp_path
         key = json.loads(tar.read(json_size))["id"]
         tar.seek(at)
         tar.write(bytes(size))
-    script(*pretrain(copied, tmp_path / "run", f"data.workers={workers}"))
-    said = capfd.readouterr().err
-    named = [line for line in said.splitlines() if repr(key) in line]
-    assert len(named) == 1 and "cannot be decoded" in named[0] and "Traceback" not in said
+    line = [sys.executable, *pretrain(copied, tmp_path / "run", f"data.workers={workers}")]
+    result = subprocess.run(line, cwd=repository, capture_output=True, text=True, timeout=240, check=False)
+    assert result.returncode == 0, result.stderr
+    named = [line for line in result.stderr.splitlines() if repr(key) in line]
+    assert len(named) == 1 and "cannot be decoded" in named[0] and "Traceback" not in result.stderr
     assert json.loads((tmp_path / "run" / "state.json").read_text())["state"] == "done"
 
 
