@@ -361,6 +361,18 @@ def test_help_of_the_command_has_no_torch(tmp_path: Path):
     assert "usage: vea" in result.stdout
 
 
+HEAVY = {"datasets/prepare.py": ["torch", "scipy.stats"], "finetune/train.py": ["torchmetrics", "scipy.stats"]}
+
+
+@pytest.mark.parametrize("script", HEAVY)
+def test_scripts_begin_without_what_they_may_never_use(script: str):
+    """Each costs a second or more in every process of a run."""
+    code = f"import runpy, sys; runpy.run_path('{script}'); print([n for n in {HEAVY[script]} if n in sys.modules])"
+    result = run_python(code, cwd=ROOT, path=ROOT)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == "[]"
+
+
 def test_an_installed_datasets_package_is_not_hidden(tmp_path: Path):
     """Python looks in the current folder first: a datasets/__init__.py would hide Hugging Face's package there."""
     package = tmp_path / "datasets"

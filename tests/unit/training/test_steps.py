@@ -217,7 +217,7 @@ def on_two_ranks(rank: int, folder: str) -> None:
 def test_two_ranks_with_ddp_and_with_fsdp_have_the_loss_and_the_gradient_of_one(tmp_path):
     """Every fusion, every loss, one batch a rank and several."""
     pytest.importorskip("transformers", reason="needs the extra: pip install 'vea[vlm]'")
-    mp.spawn(on_two_ranks, args=(str(tmp_path),), nprocs=RANKS)
+    mp.start_processes(on_two_ranks, args=(str(tmp_path),), nprocs=RANKS, start_method="forkserver")
     for number, case in enumerate(CASES):
         whole = one_step(case, limit=B, runtime=ALONE)
         for parallel, limit in CUTS:
