@@ -64,7 +64,8 @@ SPARING = ("pretrain", "easy", "everything")  # the case for parameters cut, com
 def settings(limit: int, parallel: str = "ddp", *, sparing: bool = False) -> dict:
     return {
         "name": "t", "data": {"global_batch_size": B, "virtual_readers": 1}, "augment": {"image_size": SIDE},
-        "train": {"steps": 1, "max_micro_batch": limit, "precision": "fp32", "compile": sparing}, "runtime": {"parallel": parallel},
+        "train": {"steps": 1, "max_micro_batch": limit, "precision": "fp32", "compile": sparing},
+        "runtime": {"parallel": parallel},
     }  # fmt: skip
 
 
