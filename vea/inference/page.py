@@ -56,8 +56,10 @@ def why(predictor: Predictor, image: np.ndarray, found: Prediction) -> np.ndarra
     colour (Zeiler and Fergus, ECCV 2014, section 4.2).
     """
     side = 30 * GRID
-    whole = (0, 0, image.shape[1], image.shape[0])
     face = found.faces[0] if found.faces else None
+    if face is None:  # the square around a very long picture would have many times its pixels
+        image = np.asarray(shown(image))
+    whole = (0, 0, image.shape[1], image.shape[0])
     view = crop_square(image, face.upright or face.box if face else whole, size=side, turn=face.turn if face else 0)
     covered = [view]
     for row in range(GRID):
