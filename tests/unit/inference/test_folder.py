@@ -80,7 +80,6 @@ def predictions_of_the_test_part(run: Path, folder: Path) -> list[int]:
 
 @pytest.mark.skipif(not os.environ.get("VEA_DATA"), reason="needs the real data: set VEA_DATA")
 def test_thirty_real_faces(tmp_path, vea_data):
-    pytest.importorskip("yuface")
     source = vea_data / "lfw_expressions"
     rows = [json.loads(line) for line in (source / "index.jsonl").read_text().splitlines()]
     for emotion, name in (("happiness", "very happy"), ("sadness", "sad"), ("surprise", "surprised")):
@@ -181,6 +180,5 @@ def test_the_run_is_sized_to_the_data(tmp_path, kind, count, part):
 
 
 def test_too_few_faces_is_said(tmp_path):
-    pytest.importorskip("yuface")
     with pytest.raises(VeaError, match="--region scene"):
         train_on_folder(own(tmp_path / "own", 3), tmp_path / "run", region="face", say=lambda line: None)
