@@ -18,6 +18,7 @@ import csv
 import io
 import json
 import os
+import re
 import sys
 import zipfile
 from pathlib import Path
@@ -36,6 +37,14 @@ LOOKS = ((1.0, False), (1.0, True), (2.0, False), (2.0, True))  # (enlarged by, 
 LONGEST = 1000  # of a look, in pixels
 SAME = 0.4  # overlap (IoU) from which two boxes are one face
 MIRRORED_POINTS = [1, 0, 2, 4, 3]
+BEAST = re.compile(
+    r"\b(dogs?|pupp(?:y|ies)|cats?|kittens?|horses?|birds?|cows?|sheep|bears?|zebras?|giraffes?|elephants?)\b"
+)
+PERSON = re.compile(
+    r"\b(he|she|his|her|him|hers|their|someone|owner|(?:wo)?m[ae]n|boys?|girls?|child(?:ren)?|kids?|bab(?:y|ies)"
+    r"|toddlers?|infants?|lad(?:y|ies)|guys?|people|persons?|humans?|hands?|arms?|couples?|famil(?:y|ies)|crowd"
+    r"|\w*(?:riders?|players?|skiers?|jockeys?|trainers?|cowboys?|walkers?|handlers?|catchers?))\b"
+)
 FER_MARGIN = 16  # grey border around a 48-pixel face while YuNet looks, in pixels of the face
 FER_ENLARGED = 3
 
@@ -90,6 +99,12 @@ def overlap(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     return shared / ((box[2:] - box[:2]).prod() + (boxes[:, 2:] - boxes[:, :2]).prod(1) - shared)
 
 
+def kind_of(captions: list[str]) -> str:
+    """Returns "animal" where the captions of a photograph name an animal and none of them a person, else "scene"."""
+    text = " ".join(captions).lower()
+    return "animal" if BEAST.search(text) and not PERSON.search(text) else "scene"
+
+
 def scenes(data: Path, *, paintings: int) -> list[dict[str, str]]:
     """Returns the scenes to label: file below ``data``, split, source, kind."""
     rows = []
@@ -107,7 +122,8 @@ def scenes(data: Path, *, paintings: int) -> list[dict[str, str]]:
         lines = [json.loads(line) for line in (data / name).read_text(encoding="utf-8").splitlines()]
         step = max(1, len(lines) // limit) if limit else 1  # spread over the styles, which follow one another
         folder = name.partition("/")[0]
-        rows += [{"file": f"{folder}/images/{line['file']}", "split": "train", "source": source, "kind": "scene"}
+        rows += [{"file": f"{folder}/images/{line['file']}", "split": "train", "source": source,
+                  "kind": kind_of(line.get("captions", []))}
                  for line in lines[::step]]  # fmt: skip
     return rows
 

@@ -17,6 +17,11 @@ def load(name_or_dir: str = "expression", **options: _Any) -> _Any:
     )  # torch is imported here, not before
 
 
+def load_text() -> _Any:
+    """Returns the reader of texts: ``vea.load_text().predict([...])``; see ``vea.inference.text``."""
+    return _importlib.import_module("vea.inference.text").load_text()
+
+
 def track(source: _Any, *, model: str = "expression", device: str = "cpu", **options: _Any) -> _Any:
     """Returns who shows which expression when in a video: a pandas data frame, or a list of dicts without pandas.
 

@@ -209,7 +209,7 @@ def read_all(url: str) -> None:
 
 
 def test_processes_fetch_a_shard_once(server):
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
     readers = [context.Process(target=read_all, args=(f"{server.url}/scenes",)) for _ in range(3)]
     for reader in readers:
         reader.start()

@@ -44,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     persons.add_argument("--model", help="torchvision: the architecture, where the file's name does not say it")
     persons.add_argument("--class", type=int, default=0, dest="person", help="onnx: number of the class person (0)")
-    faces = passes.add_parser("faces", help="boxes of faces (needs the extra vea[faces])")
+    faces = passes.add_parser("faces", help="boxes of faces")
     marks = passes.add_parser("landmarks", help="points, blendshapes and head poses of faces (vea[faces,landmarks])")
     marks.add_argument("--whole", action="store_true", help="the pictures are face crops: one face each, no search")
     marks.add_argument("--points", action="store_true", help="keep the 478 points as well, some 12 kB a face")

@@ -41,7 +41,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-new-tokens", type=int, help="of a generated answer (default: the task's)")
     parser.add_argument("--device", default="cpu", help="of a local model")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
-    parser.add_argument("--extract", metavar="MODEL", help="a language model that reads open labels too")
+    parser.add_argument(
+        "--extract",
+        metavar="MODEL",
+        help="a language model that reads open labels too, or text: vea's own reader of texts",
+    )
     parser.add_argument("--wandb", metavar="PROJECT", help="show scores and a table of all answers (WANDB_MODE counts)")
     parser.add_argument("--hint", help="RUN or random: a recogniser's first classes go into the prompt (HEF)")
     return parser

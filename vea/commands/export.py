@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 
 from vea.errors import VeaError, did_you_mean
+from vea.faces.detect import OWN
+from vea.publish.face_onnx import export_face_net
 from vea.publish.hub import export_hub
 from vea.publish.onnx import export_onnx
 from vea.publish.timm import export_encoder
@@ -19,7 +21,8 @@ def main(argv: list[str]) -> None:
     """Runs ``vea export``."""
     parser = argparse.ArgumentParser(prog="vea export", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    parser.add_argument("run", help="run folder, hub folder, or the name of the model that ships (expression)")
+    parser.add_argument("run", help="run folder, hub folder, the name of a model that ships (expression), or faces, "
+                        "the network that finds them")  # fmt: skip
     parser.add_argument("--to", required=True, metavar="FORMAT", help=" | ".join(FORMATS))
     parser.add_argument("--out", required=True, type=Path, help="file (onnx, timm) or folder to write")
     parser.add_argument("--input", choices=("uint8", "float"), default="uint8", help="onnx: pixels 0..255 or 0..1")
@@ -28,7 +31,11 @@ def main(argv: list[str]) -> None:
     given = parser.parse_args(argv)
     if given.to not in FORMATS:
         raise VeaError(f"--to: there is no format {given.to!r}{did_you_mean(given.to, FORMATS)}")
-    if given.to == "timm":
+    if given.run == "faces":
+        if given.to != "onnx":
+            raise VeaError("faces: the network that finds faces is exported --to onnx")
+        found, where, kept = export_face_net(OWN, given.out), "random images", ""
+    elif given.to == "timm":
         line, found = export_encoder(Path(given.run), given.out, ema=given.ema)
         where, kept = "random images", f"\n{line}"
     elif given.to == "pupil":

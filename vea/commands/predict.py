@@ -1,6 +1,7 @@
 """``vea predict FILE|FOLDER|GLOB...``: what every picture evokes, and the expression of every face in it.
 
-Of videos and of cameras (0, 1 ...): the expression of every face over time, each person a track.
+Of videos and of cameras (0, 1 ...): the expression of every face over time, each person a track. With ``--text``, of
+sentences: which of 28 emotions they speak of.
 """
 
 from __future__ import annotations
@@ -169,7 +170,10 @@ class Table:
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="vea predict", description=__doc__)
-    parser.add_argument("paths", nargs="+", metavar="FILE|FOLDER|GLOB")
+    parser.add_argument("paths", nargs="*", metavar="FILE|FOLDER|GLOB")
+    parser.add_argument(
+        "--text", nargs="+", metavar="TEXT", help="read sentences instead: their emotions of GoEmotions"
+    )
     parser.add_argument("--model", help="one model, which ships (expression, expression-nano, scene), or a run or hub "
                                         "folder; without it scene and expression")  # fmt: skip
     parser.add_argument("--only", choices=("faces", "scene"), help="of the two models of the default, this one alone")
@@ -192,6 +196,8 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     video.add_argument("--out", type=Path, metavar="FILE", help="write the rows here: .csv, .jsonl or .parquet")
     video.add_argument("--report", type=Path, metavar="HTML", help="write a page with a timeline and peaks per person")
     given = parser.parse_args(argv)
+    if bool(given.paths) == bool(given.text):
+        raise VeaError("give pictures or videos, or --text with sentences: one of the two")
     if given.only and given.model:
         raise VeaError("--only chooses between the two models of the default; leave out --only or --model")
     for name in ("no_faces", "target", "annotate", "landmarks"):
@@ -206,8 +212,21 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
 def main(argv: list[str]) -> int:
     """Runs ``vea predict``; returns 1 where a file could not be read, after all others were done."""
     given = _arguments(argv)
+    if given.text:
+        return _texts(given)
     clips, others = find_clips(given.paths)
     return _videos(given, clips, others) if clips else _pictures(given)
+
+
+def _texts(given: argparse.Namespace) -> int:
+    from vea.inference.text import load_text, record
+
+    if given.csv:
+        raise VeaError("--csv is of pictures and videos; of sentences: --json")
+    for text, found in zip(given.text, load_text().predict(given.text)):
+        shares = [f"{name} {found.probabilities[name]:.0%}" for name in found.labels]
+        print(record(text, found) if given.json else f"{text}: {', '.join(shares)}")
+    return 0
 
 
 def _videos(given: argparse.Namespace, clips: list[Path | int], others: Sequence[str | Path]) -> int:

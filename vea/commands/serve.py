@@ -1,8 +1,9 @@
-"""``vea serve``: a page to upload photographs to."""
+"""``vea serve``: a page to upload photographs to; of a run of recipe instruct, a server in OpenAI's form."""
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from vea.errors import VeaError, command
 
@@ -12,7 +13,7 @@ def main(argv: list[str]) -> None:
     """Serves the page until Ctrl-C or SIGTERM."""
     parser = argparse.ArgumentParser(prog="vea serve", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    parser.add_argument("model", nargs="?", default="expression", help="a run, expression or expression-nano")
+    parser.add_argument("model", nargs="?", default="expression", help="a run, expression or expression-nano; a pupil")
     parser.add_argument("--explain", metavar="RUN", help="a run of finetune/train.py: a tab that answers in words")
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in (127.0.0.1)")
     parser.add_argument("--port", type=int, default=7860)
@@ -31,6 +32,11 @@ def main(argv: list[str]) -> None:
         import uvicorn  # noqa: F401
     except ImportError:
         raise VeaError("the page needs the package gradio: pip install 'vea[serve]'") from None
+    if Path(given.model).is_dir():
+        from vea.tasks.instruct_saved import is_pupil
+
+        if is_pupil(Path(given.model)):
+            return _chat(given)
     import numpy as np
 
     from vea.inference.evidence import Chain
@@ -47,3 +53,13 @@ def main(argv: list[str]) -> None:
                       chain=chain, keep_s=given.keep)  # fmt: skip
     print(f"{predictor.description}: http://{given.host}:{given.port} (Ctrl-C ends it)", flush=True)
     serve(app, host=given.host, port=given.port)
+
+
+def _chat(given: argparse.Namespace) -> None:
+    from vea.evals.backends.pupil import PupilBackend
+    from vea.evals.chat_server import chat_application
+    from vea.inference.server import serve
+
+    pupil = PupilBackend(Path(given.model))
+    print(f"{pupil.name}: vea eval http://{given.host}:{given.port}/v1 TASK (Ctrl-C ends it)", flush=True)
+    serve(chat_application(pupil, max_mb=given.max_mb), host=given.host, port=given.port)

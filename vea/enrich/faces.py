@@ -15,12 +15,10 @@ class Faces(Detection):
     name = "faces"
 
     def __init__(self, *, min_score: float = 0.6) -> None:
-        from importlib.util import find_spec
+        from vea.faces.detect import chosen_backend, face_detector
 
-        from vea.faces.detect import face_detector
-
-        backend = "yuface" if find_spec("yuface") else "yunet"  # rows of the one are not mixed with the other's
-        self.options = {"backend": backend, "min_score": min_score}
+        # rows of one backend are not mixed with another's
+        self.options = {"backend": chosen_backend(), "min_score": min_score}
         self.detect = face_detector(min_score=min_score)
 
     def prepare(self, image: np.ndarray | None, metadata: dict[str, Any]) -> Any:

@@ -1,4 +1,4 @@
-"""What ``vea doctor`` says about faces: whether landmarks can be read."""
+"""What ``vea doctor`` says about faces: what finds them, and whether landmarks can be read."""
 
 from __future__ import annotations
 
@@ -7,7 +7,22 @@ from importlib.util import find_spec
 
 from vea.config import RunConfig
 from vea.config.findings import Finding, collect
+from vea.errors import VeaError
+from vea.faces.detect import chosen_backend, face_detector
 from vea.faces.landmarks import FILE, FOLDER, SOURCE, find_landmarker
+
+
+def check_detector(config: RunConfig) -> Iterator[Finding]:
+    """Yields what finds faces, or why it cannot."""
+    if getattr(config, "recipe", "") != "expression":
+        return
+    try:
+        name = chosen_backend()
+        face_detector()
+    except VeaError as error:
+        yield Finding("warning", "face detector", str(error), "unset VEA_FACE_DETECTOR for the one that ships")
+        return
+    yield Finding("ok", "face detector", f"{name}{' (ships with vea)' if name == 'vea' else ''}")
 
 
 def check_landmarks(config: RunConfig) -> Iterator[Finding]:
@@ -27,4 +42,4 @@ def check_landmarks(config: RunConfig) -> Iterator[Finding]:
 
 def check(config: RunConfig) -> list[Finding]:
     """Returns what there is to say about faces."""
-    return collect({"landmarks": check_landmarks}, config)
+    return collect({"face detector": check_detector, "landmarks": check_landmarks}, config)

@@ -1,16 +1,20 @@
-"""Faces by a network that finetune/face_net.py trained: runs wherever torch does."""
+"""Faces by the network that ships, or another that finetune/face_net.py trained: runs wherever torch does."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
+if TYPE_CHECKING:
+    from vea.models.face_net import FaceNet
+
 CELL = 32  # sides of what the network sees are multiples of it
-LEAST, SAME = 0.1, 0.4  # score below which a cell's answer is not looked at; overlap from which two are one face
+LEAST, SAME = 0.1, 0.3  # score below which a cell's answer is not looked at; overlap from which two are one face
 MOST = 1000  # answers of one picture that are looked at
 
 
@@ -22,16 +26,19 @@ def net_search(weights: Path) -> Callable[[np.ndarray], np.ndarray]:
     Raises:
         VeaError: the weights cannot be read.
     """
+    return rows_of(network_of(weights))
+
+
+def rows_of(network: FaceNet) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns the search of a network; see ``net_search``."""
     import torch
 
     from vea.models.face_net import decode
 
-    network = _network(weights)
-
     @torch.inference_mode()
     def rows(image: np.ndarray) -> np.ndarray:
         height, width = image.shape[:2]
-        padded = np.full((-(-height // CELL) * CELL, -(-width // CELL) * CELL, 3), 127, np.uint8)
+        padded = np.zeros((-(-height // CELL) * CELL, -(-width // CELL) * CELL, 3), np.uint8)
         padded[:height, :width] = image[:, :, ::-1]
         # NHWC in memory, which is how the network computes
         cells = decode(network(torch.from_numpy(padded)[None].permute(0, 3, 1, 2).float()))[0]
@@ -47,14 +54,13 @@ def net_search(weights: Path) -> Callable[[np.ndarray], np.ndarray]:
 
 
 @cache
-def _network(weights: Path):
+def network_of(weights: Path) -> FaceNet:
+    """Returns the network of the weights in a folder, in evaluation mode."""
     import torch
-    from torch.fx.experimental.optimization import fuse
 
     from vea.models.face_net import FaceNet
     from vea.storage.checkpoint import load_weights
 
     model = FaceNet().eval()
-    model.load_state_dict({name: value.float() if value.is_floating_point() else value
-                           for name, value in load_weights(weights)[0].items()})  # fmt: skip
-    return fuse(model).to(memory_format=torch.channels_last)  # type: ignore
+    model.load_state_dict(load_weights(weights)[0])
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -27,7 +27,7 @@ from vea.faces.landmarks import Landmarker, Landmarks
 from vea.faces.video import is_video
 from vea.inference.readings import Readings
 from vea.inference.results import Attribute, Face, Prediction
-from vea.models.cnn import fold_norms
+from vea.models.onednn import quick
 from vea.tasks.recognise import RecogniseTask
 from vea.tasks.saved import main_target, open_model
 
@@ -284,7 +284,7 @@ def load(
     if target is not None and target not in kinds:
         raise VeaError(f"the model has no label {target!r}; it has {', '.join(kinds)}")
     if not model.reads_faces:
-        fold_norms(model.task.encoder)
+        model.task.encoder = quick(model.task.encoder)
     predictor = Predictor(
         model.task,
         target=target or main_target(kinds),  # type: ignore[arg-type]

@@ -23,7 +23,7 @@ from vea.distributed.runtime import compute_device
 from vea.errors import VeaError
 from vea.inference.predict import Predictor
 from vea.inference.results import Prediction, Scene
-from vea.models.cnn import fold_norms
+from vea.models.onednn import quick
 from vea.tasks.saved import SavedModel, open_model
 
 LOW, HIGH = 1.0, 7.0  # the raters' scale, which a linear head may leave
@@ -37,7 +37,7 @@ class SceneReader:
 
     def __init__(self, model: SavedModel, *, device: str = "cpu") -> None:
         config = model.task.config
-        fold_norms(model.task.encoder)  # a fifth of the time
+        model.task.encoder = quick(model.task.encoder)  # three fifths of the time
         self.predictor = Predictor(model.task, target="valence", device=compute_device(device), description=model.name)
         stated = model.state["task"]["uncertainty"]
         self.sd = np.array([stated["valence"], stated["arousal"]])

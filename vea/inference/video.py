@@ -157,10 +157,7 @@ def _blocks(
             frame, broken = None, error
         if frame is not None:
             count += 1
-            found = _rows_of(frame, predictor, tracker, units=units)
-            for row in found if thumbnails else []:
-                row.thumbnail = crop_square(frame.image, row.box, size=THUMBNAIL)
-            rows += found
+            rows += _rows_of(frame, predictor, tracker, thumbnails=thumbnails, units=units)
         if rows and (frame is None or count % size == 0):
             yield rows
             rows = []
@@ -170,13 +167,14 @@ def _blocks(
             return
 
 
-def _rows_of(frame: Frame, predictor: Predictor, tracker: Tracker, *, units: bool) -> list[Row]:
+def _rows_of(frame: Frame, predictor: Predictor, tracker: Tracker, *, thumbnails: bool, units: bool) -> list[Row]:
     (found,) = predictor.predict([frame.image])
     numbers = tracker.update(frame.image, [face.box for face in found.faces], time=frame.time)
     return [
         Row(
             frame.number, frame.time, number, face.box, face.score, face.expression, face.probabilities,
             face.probabilities, face.values, readings.flat(face) if units else {},
+            crop_square(frame.image, face.upright or face.box, size=THUMBNAIL, turn=face.turn) if thumbnails else None,
         )
         for face, number in zip(found.faces, numbers)
     ]  # fmt: skip

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from scipy.stats import beta
 
 from vea.metrics.captions import caption_scores as caption_scores  # one place to find metrics
 
@@ -26,6 +25,8 @@ def exact_interval(right: int, total: int, *, level: float = 0.95) -> tuple[floa
     """
     if total == 0:
         return float("nan"), float("nan")
+    from scipy.stats import beta  # takes a second to import
+
     tail = (1 - level) / 2
     low = float(beta.ppf(tail, right, total - right + 1)) if right else 0.0
     high = float(beta.ppf(1 - tail, right + 1, total - right)) if right < total else 1.0

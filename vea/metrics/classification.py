@@ -7,15 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from torchmetrics.functional.classification import (
-    multiclass_accuracy,
-    multiclass_calibration_error,
-    multiclass_confusion_matrix,
-)
 
 from vea.distributed import collectives
 from vea.errors import VeaError
 from vea.metrics.bootstrap import _interval, bootstrap_confusions, exact_interval, exact_mean_interval, needs_exact
+from vea.metrics.calibration import reliability
 from vea.metrics.captions import caption_scores as caption_scores  # one place to find metrics
 
 
@@ -102,9 +98,9 @@ class ClassificationMetrics:
     def confusion(self) -> np.ndarray:
         """Returns (C, C) counts, rows = truth, columns = prediction; collective."""
         probabilities, targets = self.gather()
-        if len(targets) == 0:
-            return np.zeros((len(self.classes),) * 2, dtype=np.int64)
-        return multiclass_confusion_matrix(probabilities.argmax(1), targets, num_classes=len(self.classes)).numpy()
+        count = len(self.classes)
+        cells = (targets * count + probabilities.argmax(1)).numpy()
+        return np.bincount(cells, minlength=count**2).reshape(count, count)
 
     def compute(self) -> dict[str, float]:
         """Returns accuracy, accuracy_top3 (from four classes on), balanced_accuracy, macro_f1, nll, ece, recall/CLASS.
@@ -120,16 +116,14 @@ class ClassificationMetrics:
             raise VeaError(f"no sample has a label among {', '.join(self.classes)}; choose another split or target")
         confusion = self.confusion()
         result = {"accuracy": float(accuracy(confusion))}
-        count = len(self.classes)
-        if count >= 4:
-            result["accuracy_top3"] = float(
-                multiclass_accuracy(probabilities, targets, num_classes=count, top_k=3, average="micro")
-            )
+        if len(self.classes) >= 4:
+            result["accuracy_top3"] = float((probabilities.topk(3).indices == targets[:, None]).any(1).float().mean())
         result["balanced_accuracy"] = float(balanced_accuracy(confusion))
         result["macro_f1"] = float(macro_f1(confusion))
         chosen = probabilities.gather(1, targets[:, None]).clamp(min=torch.finfo(torch.float32).tiny)
         result["nll"] = float(-chosen.log().mean())
-        result["ece"] = float(multiclass_calibration_error(probabilities, targets, num_classes=count, n_bins=15))
+        bins = reliability(probabilities, targets, bins=15)
+        result["ece"] = sum(row["samples"] * abs(row["confidence"] - row["accuracy"]) for row in bins) / len(targets)
         for name, value in zip(self.classes, recall(confusion)):
             if not np.isnan(value):
                 result[f"recall/{name}"] = float(value)

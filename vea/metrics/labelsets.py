@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torchmetrics.functional.classification import (
-    multilabel_average_precision,
-    multilabel_f1_score,
-)
 
 from vea.distributed import collectives
 from vea.errors import VeaError
@@ -42,6 +38,8 @@ class MultilabelMetrics(ClassificationMetrics):
         scores, targets = self.gather()
         if len(targets) == 0:
             raise VeaError(f"no sample has a label among {', '.join(self.classes)}; choose another split or target")
+        from torchmetrics.functional.classification import multilabel_average_precision, multilabel_f1_score
+
         found = targets.any(0)
         if not found.any():
             raise VeaError(f"no sample has any of {', '.join(self.classes)}: there is nothing to find; choose another "

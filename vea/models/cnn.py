@@ -147,8 +147,8 @@ class SceneLite(nn.Module):
     """EfficientNet-Lite (timm's, Apache-2.0) whose pooled features are those of two late stages and its head.
 
     Called with (B, 3, H, W), returns (B, num_features): the mean over places of stage five, stage six and the head of
-    1,280. What a picture evokes hangs on colours and textures as well as on what is in it (docs/results/scene.md).
-    ``size`` is 0 to 4, as in the paper's names.
+    1,280. What a picture evokes hangs on colours and textures as well as on what is in it
+    (docs/results/scene_model.md). ``size`` is 0 to 4, as in the paper's names.
     """
 
     def __init__(self, *, in_chans: int = 3, size: int = 2) -> None:

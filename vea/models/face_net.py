@@ -1,7 +1,7 @@
 """A small network that finds faces: box, score and five points a cell, at strides 8, 16 and 32.
 
-After YuNet (Wu et al., 2023): depthwise separable convolutions, a top-down pyramid, no anchors. A cell says how far the
-four sides and the five points lie from its centre, in strides.
+The plan is YuNet's (Wu et al., Machine Intelligence Research 2023): units of a 1x1 and a depthwise 3x3 convolution, a
+top-down pyramid, no anchors; 53,000 parameters. Its weights are not YuNet's: finetune/face_net.py trains them.
 """
 
 from __future__ import annotations
@@ -11,56 +11,62 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 STRIDES = (8, 16, 32)
-ANSWERS = 15  # of a cell: score, four sides, five points
+ANSWERS = 16  # of a cell: two logits (is a face, how well the box fits), centre and logarithm of the size, five points
+WIDTHS = ((16, 16), (16, 16), (16, 32), (32, 32), (32, 64), *[(64, 64)] * 9)  # channels into and out of each unit
+HALVED = (2, 6, 8, 10)  # features made of the one before it, halved (feature 0 is the stem's, 1 the first unit's)
+JOINED = {13: 9, 14: 7}  # features of the pyramid, made of the one before it, doubled, and this one
+ENDS = (14, 13, 12)  # features that the heads of STRIDES read
 SIZES = ((0.0, 40.0), (28.0, 110.0), (76.0, 1e6))  # side of the faces (root of the area, pixels) that a stride learns
 CENTRE = 1.5  # a cell learns a face whose centre is nearer than so many strides, or .3 of the face if that is less
 
 
-def _cbr(inputs: int, outputs: int, *, stride: int = 1, groups: int = 1, side: int = 3) -> nn.Sequential:
-    conv = nn.Conv2d(inputs, outputs, side, stride, side // 2, groups=groups, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
+class Unit(nn.Module):
+    """A 1x1 convolution, then a depthwise 3x3 one: (B, inputs, H, W) to (B, outputs, H, W), before any ReLU."""
 
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.point = nn.Conv2d(inputs, outputs, 1)
+        self.depth = nn.Conv2d(outputs, outputs, 3, padding=1, groups=outputs)
 
-def _separable(inputs: int, outputs: int, *, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(_cbr(inputs, inputs, stride=stride, groups=inputs), _cbr(inputs, outputs, side=1))
+    def forward(self, x: Tensor) -> Tensor:
+        return self.depth(self.point(x))
 
 
 class FaceNet(nn.Module):
     """The network. ``forward`` takes RGB 0..255 (B, 3, H, W), H and W multiples of 32.
 
-    Returns three tensors (B, 15, H / stride, W / stride): logit of the score, the four sides' distances as logarithms
-    (left, up, right, down), and the points' offsets x, y, both in strides from the cell's centre.
+    Returns three tensors (B, 16, H / stride, W / stride): two logits, the box's centre from the cell's corner and the
+    logarithm of its size, the points x, y from the cell's corner; all lengths in strides.
     """
 
-    def __init__(self, *, widths: tuple[int, int, int, int, int] = (16, 32, 64, 96, 128), neck: int = 64) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        first, second, *rest = widths
-        self.stem = nn.Sequential(
-            _cbr(3, first, stride=2), _separable(first, second, stride=2), _separable(second, second)
-        )
-        stages, before = [], second
-        for width in rest:
-            blocks = [_separable(before, width, stride=2), _separable(width, width), _separable(width, width)]
-            stages.append(nn.Sequential(*blocks))
-            before = width
-        self.stages = nn.ModuleList(stages)
-        self.lateral = nn.ModuleList(_cbr(width, neck, side=1) for width in rest)
-        self.smooth = nn.ModuleList(_separable(neck, neck) for _ in rest)
-        self.heads = nn.ModuleList(nn.Sequential(_separable(neck, neck), nn.Conv2d(neck, ANSWERS, 1)) for _ in rest)
+        self.stem = nn.Conv2d(3, WIDTHS[0][0], 3, 2, 1)
+        self.units = nn.ModuleList(Unit(inputs, outputs) for inputs, outputs in WIDTHS)
+        self.heads = nn.ModuleList(Unit(WIDTHS[-1][1], ANSWERS) for _ in STRIDES)
         for head in self.heads:
-            bias: Tensor = head[1].bias  # type: ignore[index, assignment]
-            nn.init.zeros_(bias)
-            bias.data[0], bias.data[1:5] = -4.0, 0.6
+            nn.init.constant_(head.depth.bias[:2], -3.0)  # type: ignore[union-attr, index, arg-type]
+
+    @staticmethod
+    def scaled(image: Tensor) -> Tensor:
+        """Returns what the stem reads of pictures 0..255."""
+        return image / 64
+
+    @staticmethod
+    def entering(number: int, features: list[Tensor]) -> Tensor:
+        """Returns what makes feature ``number`` (1 to 14) out of those before it."""
+        before = features[number - 1]
+        if number in HALVED:
+            return F.max_pool2d(before, 2)
+        if number in JOINED:
+            return features[JOINED[number]] + F.interpolate(before, scale_factor=2.0, mode="nearest")
+        return before
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        x = self.stem((image - 127.5) / 64)
-        levels = []
-        for stage, lateral in zip(self.stages, self.lateral):
-            x = stage(x)
-            levels.append(lateral(x))
-        for low in (1, 0):
-            levels[low] = levels[low] + F.interpolate(levels[low + 1], scale_factor=2.0, mode="nearest")
-        return tuple(head(smooth(level)) for head, smooth, level in zip(self.heads, self.smooth, levels))
+        features = [F.relu(self.stem(self.scaled(image)))]
+        for number, unit in enumerate(self.units, start=1):
+            features.append(F.relu(unit(self.entering(number, features))))
+        return tuple(head(features[end]) for head, end in zip(self.heads, ENDS))
 
 
 def centres(height: int, width: int, stride: int) -> Tensor:
@@ -69,16 +75,22 @@ def centres(height: int, width: int, stride: int) -> Tensor:
     return (torch.stack([x, y], -1).reshape(-1, 2) + 0.5) * stride
 
 
+def score_logit(answer: Tensor) -> Tensor:
+    """Returns the logit of the score, the root of the product of both shares: (..., 2) to (...)."""
+    logarithm = F.logsigmoid(answer).mean(-1)
+    return logarithm - torch.log(-torch.expm1(logarithm.clamp(max=-1e-6)))
+
+
 def decode(maps: tuple[Tensor, ...]) -> Tensor:
     """Returns (B, cells, 15) of all strides: logit, box x0, y0, x1, y1, points x, y, in pixels of the input."""
     rows = []
     for answer, stride in zip(maps, STRIDES):
         batch, _, height, width = answer.shape
         flat = answer.float().permute(0, 2, 3, 1).reshape(batch, height * width, ANSWERS)
-        at = centres(height, width, stride).to(flat)
-        reach = flat[..., 1:5].clamp(max=6.0).exp() * stride
-        points = flat[..., 5:] * stride + at.repeat(1, 5)
-        rows.append(torch.cat([flat[..., :1], at - reach[..., :2], at + reach[..., 2:], points], -1))
+        corner = centres(height, width, stride).to(flat) - stride / 2
+        middle, half = flat[..., 2:4] * stride + corner, flat[..., 4:6].clamp(max=6.0).exp() * (stride / 2)
+        points = flat[..., 6:] * stride + corner.repeat(1, 5)
+        rows.append(torch.cat([score_logit(flat[..., :2])[..., None], middle - half, middle + half, points], -1))
     return torch.cat(rows, 1)
 
 

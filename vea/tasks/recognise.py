@@ -285,12 +285,14 @@ class RecogniseTask(Task):
         for name, factor in self.config.adversarial.items():
             guess = self.adverse(reverse_gradient(features, factor))[name]
             rows[f"{name}/adverse"] = soft_cross_entropy(guess, targets[name])[None]
+        known: dict[str, Tensor] = {}
+        if distill.only_labelled:
+            known = {name: self._labelled(targets[name], field.kind) for name, field in self.fields.items()}
         if distill.weight and answers is None:
-            answers = self._answers(images)
+            answers = self._answers(images, known)
         for name, theirs in answers.items() if answers and distill.weight else ():
-            kind = self.fields[name].kind
-            known = self._labelled(targets[name], kind) if distill.only_labelled else None
-            alike = imitation(logits[name], theirs, kind=kind, temperature=distill.temperature, rows=known)
+            kind, rows_of = self.fields[name].kind, known.get(name)
+            alike = imitation(logits[name], theirs, kind=kind, temperature=distill.temperature, rows=rows_of)
             rows[f"{name}/alike"] = alike[None]
         return rows
 
@@ -323,16 +325,25 @@ class RecogniseTask(Task):
         return (~(missing if missing.ndim == 1 else missing.any(1))).float()
 
     @torch.no_grad()
-    def _answers(self, images: Tensor) -> dict[str, Tensor]:
-        """Returns {target: logits (K, B, C)} of the K teachers that know it; nothing where none does."""
+    def _answers(self, images: Tensor, known: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """Returns {target: logits (K, B, C)} of the K teachers that know it; nothing where none does.
+
+        ``known`` is {target: (B,) above 0 where the answer counts}: a teacher is asked where one of its answers does,
+        the rest is 0.
+        """
         found: dict[str, list[Tensor]] = {}
         for teacher, names in zip(self._teachers, self._imitated):
-            size, seen = teacher.config.augment.image_size, images
+            asked = slice(None) if not known else torch.stack([known[name] for name in names]).amax(0).nonzero()[:, 0]
+            size, seen = teacher.config.augment.image_size, images[asked]
             if seen.shape[-1] != size:
                 seen = nn.functional.interpolate(seen.float(), (size, size), mode="bilinear", antialias=True)
-            logits = teacher.to(images.device).predict({"image": seen})
+            logits = teacher.to(images.device).predict({"image": seen}) if len(seen) else {}
             for name in names:
-                found.setdefault(name, []).append(logits[name])
+                classes = len(self.fields[name].classes) or 1
+                rows = torch.zeros(len(images), classes, device=images.device)
+                if len(seen):
+                    rows[asked] = logits[name].float()
+                found.setdefault(name, []).append(rows)
         return {name: torch.stack(rows) for name, rows in found.items()}
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:

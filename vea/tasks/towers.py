@@ -52,18 +52,19 @@ class Towers:
             whole_face: bool (B,), True where the picture is a face itself.
         """
         if not self.config.cache:
-            return self._look(images, whole_face)
+            return self.look(images, whole_face)
         if self._kept is None:
             folder = self.config.cache
             self._kept = KeptFeatures(Path(folder) / self.identity() if isinstance(folder, str) else None)
         # one at a time: what is kept does not depend on what else is in a batch
         rows = self._kept.get(
-            keys, lambda new: torch.cat([self._look(images[[i]], whole_face[[i]]) for i in new])[:, None].cpu()
+            keys, lambda new: torch.cat([self.look(images[[i]], whole_face[[i]]) for i in new])[:, None].cpu()
         )
         return rows[:, 0].to(images.device)
 
     @torch.no_grad()
-    def _look(self, images: Tensor, whole_face: Tensor) -> Tensor:
+    def look(self, images: Tensor, whole_face: Tensor) -> Tensor:
+        """Returns what ``features`` returns, without keeping it."""
         device = images.device
         with torch.autocast(device.type, enabled=False):
             scene = self._encoded(self.scene, images)

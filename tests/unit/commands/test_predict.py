@@ -18,7 +18,6 @@ from vea.data.synthetic.moving import DrawnFace, draw_frame
 from vea.errors import VeaError
 
 av = pytest.importorskip("av", reason="the extra video is not installed")
-pytest.importorskip("yuface", reason="the extra faces is not installed")
 
 SIZE = (640, 360)
 MODEL = "expression-nano"

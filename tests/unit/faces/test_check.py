@@ -8,14 +8,23 @@ def test_the_doctor_says_where_the_landmarker_comes_from_or_is(monkeypatch, tmp_
     monkeypatch.delenv("VEA_DATA", raising=False)
     monkeypatch.setenv("VEA_WEIGHTS", str(tmp_path))
     monkeypatch.setattr(room, "find_spec", lambda name: object())
-    (finding,) = room.check(config)
+    _, finding = room.check(config)
     assert finding.state == "ok" and "https://" in finding.todo and FOLDER in finding.todo
     (tmp_path / FOLDER).mkdir()
     (tmp_path / FOLDER / FILE).write_bytes(b"")
-    (finding,) = room.check(config)
+    _, finding = room.check(config)
     assert str(tmp_path) in finding.text and not finding.todo
     monkeypatch.setattr(room, "find_spec", lambda name: None)
-    assert "vea[landmarks]" in room.check(config)[0].todo
+    assert "vea[landmarks]" in room.check(config)[1].todo
+
+
+def test_the_doctor_says_what_finds_faces(monkeypatch):
+    config = load_config("configs/finetune/expression_base.yaml")
+    monkeypatch.delenv("VEA_FACE_DETECTOR", raising=False)
+    assert room.check(config)[0].text.startswith("vea")
+    monkeypatch.setenv("VEA_FACE_DETECTOR", "haar")
+    finding = room.check(config)[0]
+    assert finding.state != "ok" and "haar" in finding.text and finding.todo
 
 
 def test_runs_on_whole_pictures_hear_nothing_of_it():

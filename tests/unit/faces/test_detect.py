@@ -14,7 +14,7 @@ from vea.data.views.geometry import square_around
 from vea.data.views.pictures import read_image
 from vea.errors import VeaError
 from vea.faces.align import cut_turned
-from vea.faces.detect import FaceDetector, face_detector, find_yunet
+from vea.faces.detect import BACKENDS, OWN, FaceDetector, chosen_backend, face_detector, find_yunet
 
 DATA = Path(os.environ.get("VEA_DATA", "/nowhere"))
 
@@ -25,30 +25,35 @@ def test_yuface_is_asked_for_only_where_it_has_wheels():
     assert asked and all("python_version == '3.11'" in line and "x86_64" in line for line in asked)
 
 
-def test_without_any_detector_one_sentence_says_what_to_do(monkeypatch):
+def test_faces_are_found_with_no_package_and_no_file_of_others(monkeypatch):
     monkeypatch.setitem(sys.modules, "yuface", None)
-    monkeypatch.delenv("VEA_DATA", raising=False)
-    monkeypatch.delenv("VEA_WEIGHTS", raising=False)
-    with pytest.raises(VeaError, match="VEA_WEIGHTS/yunet"):
-        face_detector()
+    for name in ("VEA_DATA", "VEA_WEIGHTS", "VEA_FACE_DETECTOR"):
+        monkeypatch.delenv(name, raising=False)
+    assert face_detector()(np.full((64, 80, 3), 127, np.uint8)) == []
+    assert sum(path.stat().st_size for path in OWN.iterdir()) < 1e6
 
 
 def test_a_damaged_file_is_one_sentence(monkeypatch, tmp_path):
     (tmp_path / "yunet").mkdir()
     (tmp_path / "yunet/broken.onnx").write_bytes(b"no network")
-    monkeypatch.setitem(sys.modules, "yuface", None)
     monkeypatch.setenv("VEA_WEIGHTS", str(tmp_path))
     with pytest.raises(VeaError, match=r"broken\.onnx is no YuNet"):
-        face_detector()
+        face_detector(backend="yunet")
 
 
 @pytest.mark.skipif(not DATA.joinpath("people_samples").is_dir(), reason="needs VEA_DATA")
 @pytest.mark.parametrize(("name", "faces"), [("obama.jpg", 1), ("two_people.jpg", 2), ("multi_face.jpg", 5)])
-def test_yunet_stands_in_for_yuface(monkeypatch, name, faces):
-    monkeypatch.setitem(sys.modules, "yuface", None)
-    if find_yunet() is None:
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_every_backend_counts_the_people(backend, name, faces):
+    assert len(found_by(backend)(read_image(DATA / "people_samples/images" / name))) == faces
+
+
+def found_by(backend):
+    if backend == "yuface":
+        pytest.importorskip("yuface")
+    elif backend == "yunet" and find_yunet() is None:
         pytest.skip("no YuNet file in VEA_DATA/weights")
-    assert len(face_detector()(read_image(DATA / "people_samples/images" / name))) == faces
+    return face_detector(backend=backend)
 
 
 def fake_search(image):
@@ -76,33 +81,56 @@ PORTRAITS = [f"stock-emotions-{letter}-{number}.jpg" for letter in "ab" for numb
 
 @pytest.mark.skipif(not DATA.joinpath("people_samples").is_dir(), reason="needs VEA_DATA")
 @pytest.mark.parametrize("quarters", [1, 2, 3])
-@pytest.mark.parametrize("backend", ["yuface", "yunet"])
-def test_turned_portraits_are_found_the_right_way_up(monkeypatch, backend, quarters):
-    if backend == "yunet":
-        monkeypatch.setitem(sys.modules, "yuface", None)
-        if find_yunet() is None:
-            pytest.skip("no YuNet file in VEA_DATA/weights")
-    else:
-        pytest.importorskip("yuface")
-    detect, right = face_detector(), 0
+@pytest.mark.parametrize(("backend", "least"), [("vea", 13), ("yuface", 15), ("yunet", 15)])
+def test_turned_portraits_are_found_the_right_way_up(backend, least, quarters):
+    detect, found, right = found_by(backend), 0, 0
     for name in PORTRAITS:
         image = read_image(DATA / "people_samples/images" / name)
         faces = detect(np.ascontiguousarray(np.rot90(image, quarters)))
+        found += bool(faces)
         right += bool(faces) and (faces[0].turn + 90 * quarters) % 360 == 0
         assert detect(image)[0].turn == 0
-    assert right >= 15
+    assert found >= 15 and right >= least
 
 
 def test_a_backend_can_be_named(monkeypatch):
-    with pytest.raises(VeaError, match="yuface, yunet"):
+    with pytest.raises(VeaError, match="vea, yuface, yunet"):
         face_detector(backend="mtcnn")
     monkeypatch.setitem(sys.modules, "yuface", None)
-    with pytest.raises(VeaError, match="yuface is not installed"):
+    with pytest.raises(VeaError, match=r"pip install 'vea\[faces\]'"):
         face_detector(backend="yuface")
     monkeypatch.delenv("VEA_DATA", raising=False)
     monkeypatch.delenv("VEA_WEIGHTS", raising=False)
-    with pytest.raises(VeaError, match="no YuNet"):
+    with pytest.raises(VeaError, match="VEA_WEIGHTS/yunet"):
         face_detector(backend="yunet")
+
+
+def test_the_environment_chooses_a_backend(monkeypatch):
+    monkeypatch.delenv("VEA_FACE_DETECTOR", raising=False)
+    assert chosen_backend() == "vea"
+    monkeypatch.setenv("VEA_FACE_DETECTOR", "yuface")
+    assert chosen_backend() == "yuface"
+    monkeypatch.setitem(sys.modules, "yuface", None)
+    with pytest.raises(VeaError, match="yuface is not installed"):
+        face_detector()
+    monkeypatch.setenv("VEA_FACE_DETECTOR", "haar")
+    with pytest.raises(VeaError, match="VEA_FACE_DETECTOR: no finder of faces is called 'haar'"):
+        face_detector()
+
+
+@pytest.mark.parametrize(("first", "second", "kept"),
+                         [(70, 70, True), (70, 50, False), (50, 90, True), (50, 70, False), (90, 0, True)])  # fmt: skip
+def test_a_doubtful_face_is_looked_at_again_and_both_looks_count(first, second, kept):
+    def search(image):
+        side, alone = image.shape[0], max(image.shape[:2]) <= 128
+        rows = np.zeros((1, 16))
+        rows[0, :5] = [second if alone else first, side / 4, side / 4, side / 2, side / 2]
+        rows[0, 5:9] = [0.4 * side, 0.4 * side, 0.6 * side, 0.4 * side]
+        return rows[rows[:, 0] > 0]
+
+    detect = FaceDetector(search, min_score=0.6, second_look=True, knows_turns=True)
+    faces = detect(np.zeros((400, 400, 3), np.uint8))
+    assert [round(score, 2) for _, score in faces] == ([(first if first > 85 else (first + second) / 2) / 100] * kept)
 
 
 def test_an_upright_face_is_looked_at_no_more_than_twice():

@@ -19,8 +19,8 @@ def weights(tmp_path):
     for value in model.parameters():
         torch.nn.init.zeros_(value)
     for head in model.heads:
-        head[1].bias.data[0] = -9.0
-    model.heads[1][1].bias.data[:5] = torch.tensor([3.0, *[float(np.log(2))] * 4])
+        head.depth.bias.data[:2] = -9.0
+    model.heads[1].depth.bias.data[:6] = torch.tensor([3.0, 3.0, 0.5, 0.5, *[float(np.log(4))] * 2])
     save_weights(tmp_path / "best", model.state_dict(), {"step": 1})
     return tmp_path / "best"
 

@@ -152,8 +152,7 @@ def test_absent_models_and_detector_are_named(run_dir, tmp_path, monkeypatch):
     with pytest.raises(VeaError, match=r"recipe is .pretrain."):
         load(tmp_path / "other")
     monkeypatch.setitem(sys.modules, "yuface", None)
-    monkeypatch.delenv("VEA_DATA", raising=False)  # nor YuNet
-    monkeypatch.delenv("VEA_WEIGHTS", raising=False)
+    monkeypatch.setenv("VEA_FACE_DETECTOR", "yuface")
     with pytest.raises(VeaError, match=r"pip install 'vea\[faces\]'"):
         load(run_dir).predict(picture())
 
@@ -174,10 +173,11 @@ def test_the_detector_maps_boxes_back_from_small_and_large_pictures(monkeypatch)
 
     red = np.zeros((480, 1920, 3), np.uint8)
     red[..., 0] = 255
-    assert face_detector()(red) == [((0, 0, 200, 240), 0.95), ((20, 40, 80, 120), 0.8)]
+    detect = face_detector(backend="yuface")
+    assert detect(red) == [((0, 0, 200, 240), 0.95), ((20, 40, 80, 120), 0.8)]
     assert calls == [((240, 960, 3), [0, 0, 255])]  # reduced to 960 pixels, BGR
     small = np.zeros((80, 160, 3), np.uint8)
-    assert face_detector()(small)[1][0] == (5, 10, 20, 30)
+    assert detect(small)[1][0] == (5, 10, 20, 30)
 
 
 def test_the_command_reports_unreadable_files_and_goes_on(run_dir, tmp_path, found_faces, capsys):
@@ -206,8 +206,7 @@ def test_the_command_reports_unreadable_files_and_goes_on(run_dir, tmp_path, fou
     assert "no file or folder" in capsys.readouterr().err
 
 
-def test_the_real_detector_finds_nothing_in_noise():
-    pytest.importorskip("yuface")
+def test_the_real_detector_finds_nothing_in_grey():
     from vea.faces.detect import face_detector
 
     assert face_detector()(np.full((120, 90, 3), 127, np.uint8)) == []
@@ -256,7 +255,7 @@ def test_the_real_detector_answers_as_its_binding_and_keeps_no_memory():
     yuface = pytest.importorskip("yuface")
     from vea.faces.detect import ANSWER_BYTES, face_detector, face_search
 
-    detect, image = face_detector(), drawn_face()
+    detect, image = face_detector(backend="yuface"), drawn_face()
     found = detect(image)
     assert [score for _, score in found] == [0.74]
     bgr = np.ascontiguousarray(image[:, :, ::-1])

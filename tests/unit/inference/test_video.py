@@ -3,6 +3,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from vea.data.views.geometry import crop_square
 from vea.errors import VeaError
 from vea.faces.video import Frame
 from vea.inference import video
@@ -61,6 +62,23 @@ def test_blocks_agree_with_one_pass_and_memory_is_bounded(monkeypatch):
     whole = letters(video.track("x.mp4", predictor=Reader()))
     monkeypatch.setattr(video, "BLOCK", 60)
     assert letters(video.track("x.mp4", predictor=Reader())) == whole
+
+
+@pytest.mark.parametrize("quarters", [0, 1, 2, 3])
+def test_a_thumbnail_is_upright_whichever_way_the_face_lies(quarters):
+    upright = np.zeros((50, 50, 3), np.uint8)
+    upright[10:20, 10:40] = [200, 100, 0]  # the brow, above
+
+    class Turned(Reader):
+        def predict(self, images):
+            turn = -90.0 * quarters if quarters < 3 else 90.0
+            shares = {"happy": 1.0, "sad": 0.0}
+            return [Prediction("happy", shares, [Face((10, 10, 40, 40), "happy", shares, 0.9, turn=turn)])]
+
+    frame = Frame(0, 0.0, np.ascontiguousarray(np.rot90(upright, quarters)))
+    (row,) = video.track(iter([frame]), predictor=Turned(), thumbnails=True)
+    plain = crop_square(upright, (10, 10, 40, 40), size=video.THUMBNAIL)
+    assert np.abs(row.thumbnail.astype(int) - plain).max() <= 8
 
 
 def test_rows_before_a_break_are_yielded(monkeypatch):

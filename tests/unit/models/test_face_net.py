@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
-from vea.models.face_net import STRIDES, FaceNet, assign, centres, decode
+from vea.models.face_net import STRIDES, FaceNet, assign, centres, decode, score_logit
 
 
 def face(x: float, y: float, side: float) -> list[float]:
@@ -17,7 +18,7 @@ def face(x: float, y: float, side: float) -> list[float]:
 def test_every_stride_answers_on_its_grid(height, width):
     model = FaceNet().eval()
     maps = model(torch.rand(2, 3, height, width) * 255)
-    assert [tuple(part.shape) for part in maps] == [(2, 15, height // s, width // s) for s in STRIDES]
+    assert [tuple(part.shape) for part in maps] == [(2, 16, height // s, width // s) for s in STRIDES]
     assert decode(maps).shape == (2, sum(height * width // s**2 for s in STRIDES), 15)
 
 
@@ -26,11 +27,32 @@ def test_it_is_below_a_megabyte():
 
 
 def test_what_a_cell_says_is_decoded_in_pixels():
-    maps = [torch.zeros(1, 15, 64 // stride, 64 // stride) for stride in STRIDES]
-    maps[0][0, 5:7, 2, 3] = torch.tensor([1.0, -1.0])  # the first point, in strides
+    maps = [torch.zeros(1, 16, 64 // stride, 64 // stride) for stride in STRIDES]
+    cell = maps[0][0, :, 2, 3]
+    cell[2:6] = torch.tensor([0.5, 0.25, np.log(2), 0.0])  # centre, logarithm of the size, in strides
+    cell[6:8] = torch.tensor([1.0, -1.0])  # the first point
     row = decode(tuple(maps))[0, 2 * 8 + 3]
-    assert row[1:5].tolist() == [20, 12, 36, 28]  # centre (28, 20), one stride each way
-    assert row[5:9].tolist() == [36, 12, 28, 20]
+    assert row[1:5].tolist() == pytest.approx([20, 14, 36, 22], abs=1e-4)  # about (28, 18), 16 wide, 8 high
+    assert row[5:9].tolist() == [32, 8, 24, 16]
+
+
+@pytest.mark.parametrize(("first", "second"), [(0.0, 0.0), (3.0, 2.0), (-9.0, -8.0), (12.0, -12.0), (30.0, 30.0)])
+def test_the_score_is_the_root_of_both_shares(first, second):
+    expected = np.sqrt(1 / (1 + np.exp(-first)) / (1 + np.exp(-second)))
+    logits = torch.tensor([first, second], requires_grad=True)
+    logit = score_logit(logits)
+    logit.backward()
+    assert float(logit.detach().sigmoid()) == pytest.approx(expected, rel=1e-4)
+    assert logits.grad.isfinite().all()
+
+
+def test_the_features_are_made_as_in_the_plan_of_yunet():
+    model = FaceNet()
+    features = [torch.rand(1, 16, 32, 32)]
+    for number, unit in enumerate(model.units, start=1):
+        features.append(unit(model.entering(number, features)))
+    sides = [feature.shape[-1] for feature in features]
+    assert sides == [32, 32, 16, 16, 16, 16, 8, 8, 4, 4, 2, 2, 2, 4, 8]
 
 
 @pytest.mark.parametrize(("side", "strides"), [(10, {8}), (33, {8, 16}), (60, {16}), (90, {16, 32}), (200, {32})])

@@ -286,6 +286,20 @@ def test_each_label_is_taught_by_the_mean_of_those_that_know_it_and_where_asked_
         assert (given["loss/votes"].item() == 0) == only, "no sample has votes"
 
 
+def test_a_teacher_is_not_asked_about_pictures_of_which_it_knows_no_label():
+    torch.manual_seed(0)
+    teacher = answering({"expression": torch.tensor([4.0, 0.0, 0.0])})
+    asked: list[int] = []
+    teacher.encoder.register_forward_pre_hook(lambda module, inputs: asked.append(len(inputs[0])))
+    distill = {"models": ["a"], "weight": 1.0, "only_labelled": True}
+    task = RecogniseTask(config(targets={"expression": 1.0}, distill=distill), fields=FIELDS, teachers=[teacher])
+    data = batch()
+    for labels in ([0, -1, 2, -1] * 2, [-1] * 8):
+        data["labels"] = {"expression": torch.tensor(labels)}
+        assert torch.isfinite(task(data, step=0)["loss"])
+    assert asked == [4], "four of eight have the label; with none it is not called"
+
+
 def test_labels_that_an_ensemble_disagrees_with_become_its_answer():
     torch.manual_seed(0)
     judges = [answering({"expression": torch.tensor(row)}) for row in ([3.0, 0.0, 0.0], [2.0, 1.0, 0.0])]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import cv2
@@ -9,9 +10,10 @@ import numpy as np
 
 MIRRORED_POINTS = [1, 0, 2, 4, 3]  # of eyes, nose, corners of the mouth, when left and right change places
 SURE, DOUBTFUL = 0.65, 0.3  # score of a labelled face from which it is one, and below which nothing is there
+ALARM = 0.12  # score from which what is no face in a lifeless picture is shown more often
 SMALLEST = 8.0  # pixels of a face that is to be found
-PASTED = (9.0, 170.0)  # sides of pasted faces
-REAL = (10.0, 230.0)  # sides to which photographed faces are brought
+PASTED = (9.0, 0.66)  # sides of pasted faces: the least in pixels, the most as a share of the picture
+REAL = (10.0, 0.9)  # sides to which photographed faces are brought
 
 
 @dataclass
@@ -20,12 +22,18 @@ class Scene:
 
     levels: list[np.ndarray]
     faces: np.ndarray
-    lifeless: bool = False  # a picture of animals, things or places: what looks a little like a face is none
+    doubtful: float = SURE  # score below which a labelled face is no face where ``lifeless``; above it may be one
+    lifeless: bool = False  # a picture of animals or things: what looks like a face is none
 
     @property
     def sure(self) -> np.ndarray:
         """Returns the numbers of the faces that are faces."""
         return np.flatnonzero(self.faces[:, 14] >= (2.0 if self.lifeless else SURE))
+
+    @property
+    def alarms(self) -> np.ndarray:
+        """Returns the numbers of what was labelled and is no face."""
+        return np.flatnonzero((self.faces[:, 14] >= ALARM) & (self.faces[:, 14] < self.doubtful) & self.lifeless)
 
 
 @dataclass
@@ -72,25 +80,30 @@ class Composites:
     def __init__(self, scenes: list[Scene], faces: list[tuple[np.ndarray, np.ndarray]], *, side: int = 256) -> None:
         self.scenes, self.side = scenes, side
         self.with_faces = [number for number, scene in enumerate(scenes) if len(scene.sure)]
+        self.with_alarms = [number for number, scene in enumerate(scenes) if len(scene.alarms)]
         self.sources = faces  # e.g. (48-pixel grey faces, rows), (drawn faces, rows)
 
     def sample(self, rng: np.random.Generator) -> Sample:
         """Returns one picture with its faces."""
-        real = rng.random() < 0.55
-        scene = self.scenes[int(rng.choice(self.with_faces)) if real else int(rng.integers(len(self.scenes)))]
-        sample = self._photograph(scene, rng, real=real)
-        for _ in range(int(rng.integers(1, 6)) if rng.random() < (0.35 if real else 0.65) else 0):
+        share = rng.random()
+        among = self.with_faces if share < 0.5 else self.with_alarms if share < 0.7 else []
+        scene = self.scenes[int(rng.choice(among)) if among else int(rng.integers(len(self.scenes)))]
+        sample = self._photograph(scene, rng, rows=(scene.alarms if scene.lifeless else scene.sure) if among else [])
+        for _ in range(int(rng.integers(1, 6)) if rng.random() < (0.3 if among else 0.65) else 0):
             self._paste(sample, rng)
         sample.image = _lit(sample.image, rng)
         return sample
 
-    def _photograph(self, scene: Scene, rng: np.random.Generator, *, real: bool) -> Sample:
+    def _sides(self, limits: tuple[float, float], rng: np.random.Generator) -> float:
+        return float(np.exp(rng.uniform(*np.log([limits[0], limits[1] * self.side]))))
+
+    def _photograph(self, scene: Scene, rng: np.random.Generator, *, rows: Sequence[int] | np.ndarray) -> Sample:
         height, width = scene.levels[0].shape[:2]
         mirror, angle = bool(rng.random() < 0.5), random_angle(rng)
-        if real:
-            row = scene.faces[rng.choice(scene.sure)]
+        if len(rows):
+            row = scene.faces[rng.choice(rows)]
             size = float(np.sqrt((row[2] - row[0]) * (row[3] - row[1])))
-            scale = min(3.0, float(np.exp(rng.uniform(*np.log(REAL)))) / size)
+            scale = min(3.0, self._sides(REAL, rng) / size)
             centre = (row[:2] + row[2:4]) / 2
             target = rng.uniform(0.15, 0.85, 2) * self.side
         else:
@@ -106,13 +119,16 @@ class Composites:
                                borderValue=rng.integers(0, 256, 3).tolist())  # fmt: skip
         sample = Sample(image, lifeless=scene.lifeless)
         for row in scene.faces:
-            self._keep(sample, moved(row, matrix, mirror=mirror), score=row[14], lifeless=scene.lifeless)
+            least = scene.doubtful if scene.lifeless else DOUBTFUL
+            self._keep(sample, moved(row, matrix, mirror=mirror), score=row[14], least=least, lifeless=scene.lifeless)
         return sample
 
-    def _keep(self, sample: Sample, row: np.ndarray, *, score: float, lifeless: bool = False) -> None:
+    def _keep(
+        self, sample: Sample, row: np.ndarray, *, score: float, least: float = DOUBTFUL, lifeless: bool = False
+    ) -> None:
         inside = np.clip(row[:4], 0, self.side)
         area, whole = (inside[2:] - inside[:2]).prod(), (row[2:4] - row[:2]).prod()
-        if area <= 0 or score < (0.8 if lifeless else DOUBTFUL):
+        if area <= 0 or score < least:
             return
         if lifeless or score < SURE or area < 0.6 * whole or np.sqrt(whole) < SMALLEST:
             sample.ignored.append(inside)
@@ -123,7 +139,7 @@ class Composites:
         pictures, rows = self.sources[int(rng.random() < 0.12) % len(self.sources)]
         number = int(rng.integers(len(pictures)))
         face, row = pictures[number], rows[number]
-        size = float(np.exp(rng.uniform(*np.log(PASTED))))
+        size = self._sides(PASTED, rng)
         centre, target = (row[:2] + row[2:4]) / 2, rng.uniform(0.05, 0.95, 2) * self.side
         scale = size / float(np.sqrt((row[2] - row[0]) * (row[3] - row[1])))
         mirror = bool(rng.random() < 0.5)

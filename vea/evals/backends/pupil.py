@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -55,18 +56,28 @@ class PupilBackend(Backend):
     def _features(self, picture: Path) -> Tensor:
         """Returns (F,): what the towers see of a picture."""
         if picture not in self._seen:
-            towers = self.task._towers[0]
-            image = read_image(picture)
-            view = torch.from_numpy(self._views.one(image, key="").copy()).permute(2, 0, 1)[None]
-            whole = torch.tensor([min(image.shape[:2]) <= towers.config.face_pixels])
-            self._seen[picture] = towers.features([picture_digest(picture)[:32]], view, whole)[0]
+            self._seen[picture] = self.look(read_image(picture), key=picture_digest(picture)[:32])
         return self._seen[picture]
 
-    def _talk(self, question: Question) -> Encoded:
-        said = (few_words(question.prompt) if self.brief else None) or question.prompt
-        return self.task.encoded(
-            [{"q": said, "a": ""}], picture=self.shown(question) is not None, answered=False, key=question.key
-        )
+    def look(self, image: np.ndarray, *, key: str | None = None) -> Tensor:
+        """Returns (F,): what the towers see of an RGB picture (H, W, 3); kept under ``key``, if it has one."""
+        towers = self.task._towers[0]
+        view = torch.from_numpy(self._views.one(image, key="").copy()).permute(2, 0, 1)[None]
+        whole = torch.tensor([min(image.shape[:2]) <= towers.config.face_pixels])
+        return (towers.features([key], view, whole) if key else towers.look(view, whole))[0]
+
+    def _talk(self, prompt: str, *, picture: bool, key: str) -> Encoded:
+        said = (few_words(prompt) if self.brief else None) or prompt
+        return self.task.encoded([{"q": said, "a": ""}], picture=picture, answered=False, key=key)
+
+    @torch.inference_mode()
+    def reply(self, prompt: str, features: Tensor | None, *, most: int, key: str) -> tuple[str, Tensor, int]:
+        """Returns (greedy text, log-probabilities (V,) of its first token, tokens of the question)."""
+        talk = self._talk(prompt, picture=features is not None, key=key)
+        row, states = self.task.pupil.joined([talk])
+        hidden = self.task.pupil([row], [states], None if features is None else features[None])
+        told = self.task.pupil.logits(hidden[0, row.ends]).float()[0]
+        return self._text(talk, int(told.argmax()), features, most), told.log_softmax(0), len(talk.ids)
 
     @torch.inference_mode()
     def ask(self, questions: Sequence[Question], readouts: Sequence[str]) -> Iterator[tuple[int, Answer]]:
@@ -82,7 +93,7 @@ class PupilBackend(Backend):
     def _answers(self, questions: Sequence[Question], picture: Path | None, readouts: Sequence[str]) -> list[Answer]:
         started = time.perf_counter()
         features = self._features(picture) if picture is not None else None
-        talks = [self._talk(question) for question in questions]
+        talks = [self._talk(q.prompt, picture=picture is not None, key=q.key) for q in questions]
         row, states = self.task.pupil.joined(talks)
         hidden = self.task.pupil([row], [states], None if features is None else features[None])
         logits = self.task.pupil.logits(hidden[0, row.ends]).float()

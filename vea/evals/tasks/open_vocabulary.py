@@ -19,6 +19,7 @@ from vea.metrics import hit_rate, wheel_scores
 from vea.metrics.open_vocabulary import agree, mean_labels, read_words
 from vea.taxonomy.wheels import find_words
 
+OWN_READER = "text"  # of the option ``extract``
 PROMPT = "Please infer the emotional state that the image evokes and list the emotions, separated by commas."
 
 
@@ -51,6 +52,17 @@ def extract_labels(texts: Sequence[str], reader: Backend) -> list[list[str]]:
     return found
 
 
+def read_labels(texts: Sequence[str]) -> list[list[str]]:
+    """Returns the classes that vea's reader of texts names in each text; neutral is no label."""
+    from vea.inference.text import load_text
+
+    known = [i for i, text in enumerate(texts) if text.strip()]
+    found: list[list[str]] = [[] for _ in texts]
+    for i, one in zip(known, load_text().predict([texts[i] for i in known])):
+        found[i] = [name for name in one.labels if name != "neutral"]
+    return found
+
+
 def labels_of(text: str | None) -> list[str]:
     """Returns the labels of a reply: the words of the emotion vocabulary that it does not negate."""
     return find_words(text or "")
@@ -60,8 +72,8 @@ class OpenVocabulary(Task):
     """``open-vocabulary:FILE.csv`` (columns name, openset; pictures in --data), else OASIS with the word of its norms.
 
     Labels are read from replies by lexicon, so a score repeats; published figures sampled a language model. With the
-    option ``extract`` (a model, ``--extract``) a language model reads them too, by the published prompt, and both
-    scores are there. Set ``tables`` in Python for the published wheel tables.
+    option ``extract`` (a model, ``--extract``) a language model reads them too, by the published prompt, or with
+    ``text`` vea's own reader of texts; both scores are there. Set ``tables`` in Python for the published wheel tables.
     """
 
     name = "open-vocabulary"
@@ -106,11 +118,15 @@ class OpenVocabulary(Task):
         if single:
             found["hit_rate"] = float(hit_rate([t for t, _ in single], [g for _, g in single]))
         if reader := self.options.get("extract"):
-            backend = open_backend(reader)
-            try:
-                read = extract_labels([answer.text or "" for answer in answers], backend)
-            finally:
-                backend.close()
+            replies = [answer.text or "" for answer in answers]
+            if reader == OWN_READER:
+                read = read_labels(replies)
+            else:
+                backend = open_backend(reader)
+                try:
+                    read = extract_labels(replies, backend)
+                finally:
+                    backend.close()
             found["extracted"] = {**wheel_scores(truths, read), "labels_a_reply": mean_labels(read)}
         tables = self.options.get("tables")
         if tables:
