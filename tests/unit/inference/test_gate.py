@@ -18,6 +18,7 @@ from PIL import Image
 pytest.importorskip("gradio", reason="needs the extra: pip install 'vea[serve]'")
 from starlette.testclient import TestClient
 
+from vea.errors import VeaError
 from vea.inference.page import application, plain
 from vea.inference.results import Prediction
 from vea.inference.visitors import Visitors, plain_name
@@ -36,7 +37,6 @@ class Sees:
 
     def stream(self, paths, **_):
         from vea.data.views.pictures import read_image
-        from vea.errors import VeaError
 
         for path in paths:
             try:
@@ -318,7 +318,7 @@ def test_files_go_with_their_session_or_their_time(tmp_path, monkeypatch):
     mine, shared, lone = (visitors.place(name, 1) for name in ("a", "b", "c"))
     for path in (mine, shared, lone):
         path.write_text("x")
-    visitors.result(mine, "table.csv").write_text("x")
+    made = visitors.result(mine, "table.csv", lambda place: place.write_text("x"))
     visitors.opened("one")
     visitors.opened("two")
     visitors.use(mine, "one")
@@ -327,10 +327,50 @@ def test_files_go_with_their_session_or_their_time(tmp_path, monkeypatch):
     time.sleep(0.01)
     visitors.sweep()
     assert mine.is_file() and shared.is_file() and not lone.exists(), "open sessions keep theirs"
+    assert os.path.isfile(made)
     assert visitors.closed("one") and not mine.parent.exists() and shared.is_file()
+    with pytest.raises(VeaError, match="session of this file has ended"):
+        visitors.result(mine, "table.csv", lambda place: place.write_text("x"))
     visitors.closed("two")
     assert not files_below(tmp_path) and visitors.stored == 0
     visitors.end()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+@pytest.mark.parametrize("name", ["look", "many"])
+def test_files_outlast_the_wait_in_the_queue_but_not_their_session(tmp_path, monkeypatch, caplog, leaves, name):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    begun, go = threading.Event(), threading.Event()
+
+    class Slow(Sees):
+        def predict(self, images, **_):
+            begun.set()
+            assert go.wait(30)
+            return super().predict(images)
+
+        def stream(self, paths, **_):
+            self.predict([])
+            yield from super().stream(paths)
+
+    gate = application(Slow(), max_mb=1, keep_s=0.05)
+    with TestClient(gate) as client:
+        client.gate = gate
+        path = upload(client)
+        gate.visitors.opened("me")
+        body = {"data": [[file_of(path)] if name == "many" else file_of(path)], "session_hash": "me"}
+        event = client.post(f"/gradio_api/call/{name}", json=body).json()["event_id"]
+        assert begun.wait(30)
+        if leaves:
+            gate.visitors.closed("me")
+        else:
+            gate.visitors._kept[os.path.basename(os.path.dirname(path))].sessions.clear()
+            time.sleep(0.3)  # several sweeps
+        assert os.path.isfile(path) is not leaves
+        go.set()
+        text = client.get(f"/gradio_api/call/{name}/{event}").text
+        assert "event: complete" in text, text
+        assert ("session of this file has ended" in text) is (leaves and name == "look")
     assert not list(tmp_path.iterdir())
 
 
