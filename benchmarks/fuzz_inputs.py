@@ -541,7 +541,7 @@ def _client() -> Any:
     from vea.inference.results import Prediction
 
     class Sees:
-        description, fields = "a stand-in", {}
+        description, fields, reads_faces = "a stand-in", {}, True
 
         def predict(self, images: Any, **_: Any) -> list[Prediction]:
             several = images if isinstance(images, list) else [images]

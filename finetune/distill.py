@@ -142,14 +142,6 @@ def read_views(folder: Path) -> dict[str, Tensor]:
     return {name: torch.from_numpy(np.concatenate([file[name] for file in files])) for name in files[0].files}
 
 
-# ------------------------------------------------------------------------------------------------------ worse pictures
-
-
-def _jpeg(face: np.ndarray, numbers: np.random.Generator) -> np.ndarray:
-    quality = [cv2.IMWRITE_JPEG_QUALITY, int(numbers.integers(15, 70))]
-    return cv2.imdecode(cv2.imencode(".jpg", face, quality)[1], cv2.IMREAD_GRAYSCALE)
-
-
 def worse(views: Tensor, numbers: np.random.Generator, *, strength: float) -> Tensor:
     """Returns float (B, 1, 48, 48), 0 to 255, of uint8 views (B, 48, 48), each changed in ways of its own.
 
@@ -188,7 +180,9 @@ def worse(views: Tensor, numbers: np.random.Generator, *, strength: float) -> Te
         padded = F.pad(x[chosen], (4, 4, 4, 4), mode="replicate")
         x[chosen] = F.conv2d(F.conv2d(padded, kernel.view(1, 1, 1, 9)), kernel.view(1, 1, 9, 1))
     for place in torch.where(some(0.08 * strength))[0].tolist():
-        x[place, 0] = torch.from_numpy(_jpeg(x[place, 0].clamp(0, 255).byte().numpy(), numbers)).float()
+        quality = [cv2.IMWRITE_JPEG_QUALITY, int(numbers.integers(15, 70))]
+        coded = cv2.imencode(".jpg", x[place, 0].clamp(0, 255).byte().numpy(), quality)[1]
+        x[place, 0] = torch.from_numpy(cv2.imdecode(coded, cv2.IMREAD_GRAYSCALE)).float()
     lit, mean, ramp = wide(some(0.6)) * strength, x.mean((2, 3), keepdim=True), torch.linspace(-1, 1, SIDE)
     x = (x - mean) * (1 + (wide(between(-0.8, 0.35).exp()) - 1) * lit) + mean + wide(between(-45, 45)) * lit
     across, along = (wide(between(-1, 1) * 45 * some(0.25).float() * strength) for _ in range(2))
@@ -203,9 +197,6 @@ def worse(views: Tensor, numbers: np.random.Generator, *, strength: float) -> Te
         filling = numbers.uniform(0, 255) if flat else torch.rand(height, width) * 255
         x[place, :, y : y + height, left : left + width] = filling
     return x
-
-
-# ------------------------------------------------------------------------------------------------------------ training
 
 
 def student(config: RecogniseConfig) -> RecogniseTask:
@@ -255,97 +246,117 @@ def validate(task: RecogniseTask, config: RecogniseConfig) -> dict[str, float]:
     return metrics.compute()
 
 
+class Distillation:
+    """A student, the average of its weights, and the answers that it learns; ``given`` holds ``SETTINGS``."""
+
+    def __init__(self, config: RecogniseConfig, views: dict[str, Tensor], given: argparse.Namespace) -> None:
+        self.config, self.views, self.given = config, views, given
+        self.task = student(config)
+        self.average = copy.deepcopy(self.task)
+        self.mapped = nn.Linear(self.task.encoder.num_features, views["features"].shape[1])  # type: ignore[arg-type]
+        self.parameters = [*self.task.parameters(), *self.mapped.parameters()]
+        groups = [
+            {"params": [p for p in self.parameters if p.ndim > 1], "weight_decay": config.train.weight_decay},
+            {"params": [p for p in self.parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        self.peak = config.train.base_lr * config.data.global_batch_size / 256
+        self.optimizer = torch.optim.AdamW(groups, lr=self.peak, betas=config.train.betas, fused=True)
+        faces, labels = faces_of(config.data.train[0].path, config.data.train[0].split)
+        self.labels = labels_of(self.task, labels, config.mix.smoothing)
+        self.older = older_answers(config.distill.models[0], faces)
+        sample = views["features"].float()
+        self.middle, self.spread = sample.mean(0), sample.std(0).clamp(min=0.02)
+        self.step, self.best = 0, None  # type: int, dict[str, Any] | None
+        if (last := config.run_dir / "last.pt").exists():
+            kept = torch.load(last, weights_only=True)
+            for name in PARTS:
+                getattr(self, name).load_state_dict(kept[name])
+            self.step, self.best = kept["step"], kept["best"]
+
+    def batch(self) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """Returns worse pictures, {target: rows} and the teacher's features of this step."""
+        views, given, numbers = self.views, self.given, np.random.default_rng([7, self.config.seed, self.step])
+        torch.manual_seed(self.step)
+        drawn = torch.from_numpy(numbers.integers(0, len(views["index"]), self.config.data.global_batch_size))
+        index, partner, share = views["index"][drawn], views["partner"][drawn], views["share"][drawn][:, None]
+
+        def mixed(table: Tensor) -> Tensor:
+            return share * table[index] + (1 - share) * table[partner]
+
+        taught = (views["logits"][drawn].float() / given.temperature).softmax(1)
+        taught = given.teacher_share * taught + (1 - given.teacher_share) * mixed(self.older["expression"])
+        targets = {
+            "expression": given.label_share * mixed(self.labels["expression"]) + (1 - given.label_share) * taught,
+            "votes": (1 - given.older_votes) * mixed(self.labels["votes"])
+            + given.older_votes * mixed(self.older["votes"]),
+        }
+        # mild pictures at the end: what is validated and asked for is mild as well
+        strength = given.strength * (1 if self.config.train.steps - self.step > 0.4 * given.decay else 0.6)
+        images = worse(views["view"][drawn], numbers, strength=strength)
+        return images, targets, (views["features"][drawn].float() - self.middle) / self.spread
+
+    def learn(self) -> tuple[float, float]:
+        """Takes one step; returns its loss and rate."""
+        settings, (images, targets, wanted) = self.config.train, self.batch()
+        left = min(1, (settings.steps - self.step) / self.given.decay)
+        rate = self.peak * min(1, (self.step + 1) / max(1, settings.warmup_steps)) * max(0.003, left)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        with torch.autocast("cpu", torch.bfloat16, enabled=settings.precision == "bf16"):
+            features = self.task.encoder(self.task.normalise(images))
+            logits, alike = self.task.heads(features), self.mapped(features)
+        loss = sum(self.config.targets[name] * soft_cross_entropy(logits[name], targets[name]) for name in targets)
+        loss = loss + self.given.features * (1 - F.cosine_similarity(alike.float(), wanted, dim=1)).mean()
+        self.optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.parameters, settings.clip_grad or float("inf"))
+        self.optimizer.step()
+        self.step += 1
+        with torch.no_grad():
+            ours, now = self.average.state_dict(), self.task.state_dict()
+            names = [name for name in ours if ours[name].is_floating_point()]
+            weight = 1 - min(settings.ema_decay or 0.0, (self.step + 10) / (self.step + 100))
+            torch._foreach_lerp_([ours[name] for name in names], [now[name] for name in names], weight)
+        return float(loss.detach()), rate
+
+    def keep(self, own: dict[str, Any], metrics: dict[str, float]) -> None:
+        """Writes ``best`` where validation says so, and what a restart needs."""
+        config, run = self.config, self.config.run_dir
+        value = metrics[config.select_by]
+        if self.best is None or value >= self.best["value"]:
+            self.best = {"metric": config.select_by, "value": value, "step": self.step}
+            state = own | {"samples": self.step * config.data.global_batch_size, "best": self.best, "step": self.step,
+                           "metrics": metrics, "ema": True, "task": self.average.metadata()}  # fmt: skip
+            save_weights(run / "best", self.average.state_to_save(), state)
+        parts = {name: getattr(self, name).state_dict() for name in PARTS}
+        torch.save(parts | {"step": self.step, "best": self.best}, run / ".last.pt")
+        atomic.rename(run / ".last.pt", run / "last.pt")
+
+
 def train(config: RecogniseConfig, views: dict[str, Tensor], given: argparse.Namespace) -> None:
     """Trains and keeps in ``run/best`` the average of the weights that validation chose."""
     settings, run = config.train, config.run_dir
     torch.manual_seed(config.seed)
-    task = student(config)
-    average = copy.deepcopy(task)
-    mapped = nn.Linear(task.encoder.num_features, views["features"].shape[1])  # type: ignore[arg-type]
-    parameters = [*task.named_parameters(), *mapped.named_parameters()]
-    groups = [
-        {"params": [value for _, value in parameters if value.ndim > 1], "weight_decay": settings.weight_decay},
-        {"params": [value for _, value in parameters if value.ndim <= 1], "weight_decay": 0.0},
-    ]
-    peak = settings.base_lr * config.data.global_batch_size / 256
-    optimizer = torch.optim.AdamW(groups, lr=peak, betas=settings.betas, fused=True)
-    step, best = 0, None
     run.mkdir(parents=True, exist_ok=True)
     write_text(run / "config.yaml", to_yaml(config))
-    last = run / "last.pt"
-    if last.exists():
-        kept = torch.load(last, weights_only=True)
-        for part, name in ((task, "task"), (average, "average"), (mapped, "mapped"), (optimizer, "optimizer")):
-            part.load_state_dict(kept[name])
-        step, best = kept["step"], kept["best"]
-
-    faces, labels = faces_of(config.data.train[0].path, config.data.train[0].split)
-    rows = labels_of(task, labels, config.mix.smoothing)
-    older = older_answers(config.distill.models[0], faces)
-    sample = views["features"].float()
-    middle, spread = sample.mean(0), sample.std(0).clamp(min=0.02)
+    work = Distillation(config, views, given)
     own = {"versions": {"vea": vea.__version__, "torch": torch.__version__, "python": platform.python_version()},
            "git": git_state(), "seed": config.seed, "recipe": config.recipe,
            "config": config.model_dump(mode="json"),
            "distil": {name: getattr(given, name) for name in SETTINGS}}  # fmt: skip
-    task.train()
-    while step < settings.steps:
-        numbers = np.random.default_rng([7, config.seed, step])
-        torch.manual_seed(step)
-        left = settings.steps - step
-        drawn = torch.from_numpy(numbers.integers(0, len(views["index"]), config.data.global_batch_size))
-        index, partner, share = views["index"][drawn], views["partner"][drawn], views["share"][drawn][:, None]
-
-        def mixed(table: Tensor, one: Tensor = index, two: Tensor = partner, part: Tensor = share) -> Tensor:
-            return part * table[one] + (1 - part) * table[two]
-
-        taught = (views["logits"][drawn].float() / given.temperature).softmax(1)
-        taught = given.teacher_share * taught + (1 - given.teacher_share) * mixed(older["expression"])
-        targets = {
-            "expression": given.label_share * mixed(rows["expression"]) + (1 - given.label_share) * taught,
-            "votes": (1 - given.older_votes) * mixed(rows["votes"]) + given.older_votes * mixed(older["votes"]),
-        }
-        wanted = (views["features"][drawn].float() - middle) / spread
-        # mild pictures at the end: what is validated and asked for is mild as well
-        strength = given.strength * (1 if left > 0.4 * given.decay else 0.6)
-        images = worse(views["view"][drawn], numbers, strength=strength)
-        rate = peak * min(1, (step + 1) / max(1, settings.warmup_steps)) * max(0.003, min(1, left / given.decay))
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        with torch.autocast("cpu", torch.bfloat16, enabled=settings.precision == "bf16"):
-            features = task.encoder(task.normalise(images))
-            logits, alike = task.heads(features), mapped(features)
-        loss = sum(config.targets[name] * soft_cross_entropy(logits[name], targets[name]) for name in targets)
-        loss = loss + given.features * (1 - F.cosine_similarity(alike.float(), wanted, dim=1)).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_([value for _, value in parameters], settings.clip_grad or float("inf"))
-        optimizer.step()
-        step += 1
-        with torch.no_grad():
-            ours, now = average.state_dict(), task.state_dict()
-            names = [name for name in ours if ours[name].is_floating_point()]
-            weight = 1 - min(settings.ema_decay or 0.0, (step + 10) / (step + 100))
-            torch._foreach_lerp_([ours[name] for name in names], [now[name] for name in names], weight)
-        if step % (settings.eval_every or settings.steps) == 0 or step == settings.steps:
-            metrics = validate(average, config)
-            print(json.dumps({"step": step, "lr": rate, "loss": float(loss.detach())} | metrics), flush=True)
-            if best is None or metrics[config.select_by] >= best["value"]:
-                best = {"metric": config.select_by, "value": metrics[config.select_by], "step": step}
-                state = own | {"samples": step * config.data.global_batch_size, "best": best, "step": step,
-                               "metrics": metrics, "ema": True, "task": average.metadata()}  # fmt: skip
-                save_weights(run / "best", average.state_to_save(), state)
-            kept = {"task": task, "average": average, "mapped": mapped, "optimizer": optimizer}
-            temporary = run / ".last.pt"
-            torch.save(
-                {name: part.state_dict() for name, part in kept.items()} | {"step": step, "best": best}, temporary
-            )
-            atomic.rename(temporary, last)
-    print(f"best: {best}, in {run / 'best'}")
+    work.task.train()
+    while work.step < settings.steps:
+        loss, rate = work.learn()
+        if work.step % (settings.eval_every or settings.steps) == 0 or work.step == settings.steps:
+            metrics = validate(work.average, config)
+            print(json.dumps({"step": work.step, "lr": rate, "loss": loss} | metrics), flush=True)
+            work.keep(own, metrics)
+    print(f"best: {work.best}, in {run / 'best'}")
 
 
 # ------------------------------------------------------------------------------------------------------------- command
 
+PARTS = ("task", "average", "mapped", "optimizer")  # what a restart reads
 SETTINGS = ("decay", "label_share", "teacher_share", "older_votes", "temperature", "features", "strength")
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import multiprocessing
 import os
+import runpy
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hypothesis
@@ -44,6 +48,10 @@ hypothesis.settings.register_profile("vea", database=None, deadline=None, derand
 hypothesis.settings.load_profile("vea")
 
 
+# Ranks of a test (start_method="forkserver") come of one process that has imported what takes seconds.
+multiprocessing.set_forkserver_preload(["torch.distributed.fsdp", "vea.tasks.pretrain", "vea.training.steps"])
+
+
 def pytest_unconfigure() -> None:
     """Removes the temporary caches."""
     _CACHE.cleanup()
@@ -53,6 +61,23 @@ def pytest_unconfigure() -> None:
 def repository() -> Path:
     """Returns the root of the repository."""
     return ROOT
+
+
+@pytest.fixture(scope="session")
+def script(repository: Path) -> Callable[..., str]:
+    """``script(FILE, WORD...)`` runs a script's ``main`` in this process, which has torch already.
+
+    Returns what it says. A process of its own is for what is signalled, killed or counted.
+    """
+
+    def run(file: str, *words: object, cwd: Path = repository) -> str:
+        said = io.StringIO()
+        with contextlib.redirect_stdout(said), contextlib.chdir(cwd):
+            code = runpy.run_path(str(repository / file))["main"]([str(word) for word in words])
+        assert code in (None, 0), f"{file} returned {code}; it said: {said.getvalue()[-2000:]}"
+        return said.getvalue()
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -239,10 +239,6 @@ def test_no_script_is_named_after_a_dependency():
 
 MAX_LINES, MAX_FUNCTION = 400, 60  # a file is less than this, and so is a function: they can be read at once
 MEASURED = [path for path in SOURCES if path.relative_to(ROOT).parts[0] in ("vea", "pretrain", "finetune", "datasets")]
-# What is being divided.
-STILL_LONG = {
-    "finetune/distill.py train",  # a loop of its own, to be a task of the engine
-}
 
 
 def long_parts(path: Path, tree: ast.Module, text: str) -> dict[str, int]:
@@ -260,7 +256,7 @@ def test_files_and_functions_are_short():
     found: dict[str, int] = {}
     for path in MEASURED:
         found |= long_parts(path, tree_of(path), path.read_text(encoding="utf-8"))
-    assert not {name: lines for name, lines in found.items() if name not in STILL_LONG}
+    assert not found
 
 
 def test_what_is_long_is_found():
@@ -359,6 +355,18 @@ def test_help_of_the_command_has_no_torch(tmp_path: Path):
     result = run_python(code, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "usage: vea" in result.stdout
+
+
+HEAVY = {"datasets/prepare.py": ["torch", "scipy.stats"], "finetune/train.py": ["torchmetrics", "scipy.stats"]}
+
+
+@pytest.mark.parametrize("script", HEAVY)
+def test_scripts_begin_without_what_they_may_never_use(script: str):
+    """Each costs a second or more in every process of a run."""
+    code = f"import runpy, sys; runpy.run_path('{script}'); print([n for n in {HEAVY[script]} if n in sys.modules])"
+    result = run_python(code, cwd=ROOT, path=ROOT)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == "[]"
 
 
 def test_an_installed_datasets_package_is_not_hidden(tmp_path: Path):

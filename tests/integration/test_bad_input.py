@@ -34,10 +34,10 @@ PREPARE = ["datasets/prepare.py", "synthetic", "--count", "160", "--size", "64"]
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory, repository):
+def prepared(tmp_path_factory, script):
     """Prepared synthetic shards; tests that damage them take a copy."""
     out = tmp_path_factory.mktemp("bad_input") / "data"
-    subprocess.run([sys.executable, *PREPARE, "--out", out], cwd=repository, check=True, capture_output=True)
+    script(*PREPARE, "--out", out)
     return out
 
 
@@ -48,12 +48,10 @@ def copied(prepared, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def finished(prepared, repository):
+def finished(prepared, script):
     """A short pretraining run; tests that damage it take a copy."""
     folder = prepared.parent / "finished"
-    line = [sys.executable, *pretrain(prepared, folder)]
-    result = subprocess.run(line, cwd=repository, capture_output=True, text=True, timeout=240, check=False)
-    assert result.returncode == 0, result.stderr
+    script(*pretrain(prepared, folder))
     return folder
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import shutil
 import signal
 import socket
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.multiprocessing as mp
 
 from vea.storage.checkpoint import list_checkpoints, read_checkpoint
 
@@ -23,11 +25,10 @@ STEPS = 6
 
 
 @pytest.fixture(scope="module")
-def work(tmp_path_factory, repository):
+def work(tmp_path_factory, script):
     """A folder with prepared synthetic shards in ``data``."""
     folder = tmp_path_factory.mktemp("distributed")
-    line = ["datasets/prepare.py", "synthetic", "--count", "160", "--size", "64", "--out", str(folder / "data")]
-    subprocess.run([sys.executable, *line], cwd=repository, check=True, capture_output=True, timeout=120)
+    script("datasets/prepare.py", "synthetic", "--count", "160", "--size", "64", "--out", folder / "data")
     return folder
 
 
@@ -54,20 +55,26 @@ def records(run_dir: Path) -> list[dict]:
 PARTS = ("loss", "reconstruction", "similarity", "contrastive")
 
 
-def run(work: Path, repository: Path, name: str, *overrides: str, ranks: int = 1) -> Path:
+def one_rank(rank: int, place: dict[str, str], line: list[str]) -> None:
+    os.environ |= {**place, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+    assert runpy.run_path(line[0])["main"](line[1:]) in (None, 0)
+
+
+def run(work: Path, repository: Path, name: str, *overrides: str, ranks: int) -> Path:
     """Runs the recipe to its end and returns its folder."""
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(ranks), "--master-port", str(free_port())]
-    line = [sys.executable, *(launcher if ranks > 1 else []), *pretrain(work, name, *overrides)]
-    result = subprocess.run(line, cwd=repository, capture_output=True, text=True, timeout=300, check=False)
-    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(ranks)}
+    script, *words = pretrain(work, name, *overrides)
+    line = [str(repository / script), *words]
+    mp.start_processes(one_rank, args=(place, line), nprocs=ranks, start_method="forkserver")
     assert json.loads((work / name / "state.json").read_text())["state"] == "done"
     return work / name
 
 
 @pytest.fixture(scope="module")
-def alone(work, repository):
+def alone(work, script):
     """The run of one process that all others are held against."""
-    return run(work, repository, "one", "train.ema_decay=0.9")
+    script(*pretrain(work, "one", "train.ema_decay=0.9"))
+    return work / "one"
 
 
 def same_curves(one: Path, other: Path) -> None:
@@ -80,7 +87,11 @@ def same_curves(one: Path, other: Path) -> None:
 
 
 def test_two_ranks_under_torchrun_have_the_losses_of_one(work, repository, alone):
-    same_curves(alone, run(work, repository, "two", "train.ema_decay=0.9", ranks=2))
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port())]
+    line = [sys.executable, *launcher, *pretrain(work, "two", "train.ema_decay=0.9")]
+    result = subprocess.run(line, cwd=repository, capture_output=True, text=True, timeout=300, check=False)
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
+    same_curves(alone, work / "two")
 
 
 def end_at(run_dir: Path, step: int) -> None:
@@ -91,7 +102,7 @@ def end_at(run_dir: Path, step: int) -> None:
     shutil.rmtree(run_dir / "final", ignore_errors=True)
 
 
-def test_a_run_goes_on_with_other_numbers_of_ranks_and_with_parameters_cut_over_them(work, repository, alone):
+def test_a_run_goes_on_with_other_numbers_of_ranks_and_with_parameters_cut_over_them(work, repository, script, alone):
     """2 ranks with FSDP, then 4 with DDP, then 1: the losses and, to float tolerance, the weights of one process."""
     settings = ("train.ema_decay=0.9", "train.checkpoint_every=2", "train.keep_last=5")
     folder = run(work, repository, "moving", *settings, "runtime.parallel=fsdp", ranks=2)
@@ -107,7 +118,7 @@ def test_a_run_goes_on_with_other_numbers_of_ranks_and_with_parameters_cut_over_
     end_at(folder, 2)
     run(work, repository, "moving", *settings, ranks=4)
     end_at(folder, 4)
-    run(work, repository, "moving", *settings)
+    script(*pretrain(work, "moving", *settings))
     same_curves(alone, folder)
     last = read_checkpoint(list_checkpoints(folder)[-1].path)[0]
     for name, value in expected.items():

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,17 +18,12 @@ pytest.importorskip("transformers", reason="needs the extra: pip install 'vea[vl
 pytestmark = pytest.mark.slow
 
 
-def call(repository: Path, *words: str) -> subprocess.CompletedProcess:
-    line = [sys.executable, *words]
-    return subprocess.run(line, cwd=repository, capture_output=True, text=True, timeout=300, check=False)
-
-
 @pytest.fixture(scope="module", params=["sevlm", "prefix"])
-def run(request, tmp_path_factory, repository) -> Path:
+def run(request, tmp_path_factory, script) -> Path:
     """A run of each kind of model, six steps on drawn scenes."""
     folder = tmp_path_factory.mktemp(request.param)
     options = ["--count", "60", "--size", "48", "--out", str(folder / "data")]
-    assert call(repository, "datasets/prepare.py", "synthetic", *options).returncode == 0
+    script("datasets/prepare.py", "synthetic", *options)
     small = [
         "train.steps=6",
         "train.base_lr=5.0e-2",
@@ -42,27 +35,24 @@ def run(request, tmp_path_factory, repository) -> Path:
     small += ["augment.image_size=32", "model.decoder.width=32", "model.decoder.depth=2", "model.decoder.heads=2"]
     small += ["data.global_batch_size=8", "runtime.device=cpu", "tracking.backend=none", f"model.kind={request.param}"]
     small += [f"data.train.0.path={folder / 'data'}", f"data.val.0.path={folder / 'data'}", f"out={folder / 'run'}"]
-    made = call(repository, "finetune/train.py", "configs/finetune/explain_synthetic.yaml", *small)
-    assert made.returncode == 0, made.stdout[-1000:] + made.stderr[-2000:]
+    script("finetune/train.py", "configs/finetune/explain_synthetic.yaml", *small)
     return folder / "run"
 
 
-def test_the_run_learns_and_is_scored_with_a_control(run, repository):
+def test_the_run_learns_and_is_scored_with_a_control(run, script, capsys):
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     losses = [line["loss/language"] for line in lines if line["kind"] == "train"]
     assert losses[-1] < losses[0]
-    scored = call(repository, "finetune/evaluate.py", str(run), "--split", "test")
-    assert scored.returncode == 0, scored.stderr[-2000:]
+    script("finetune/evaluate.py", run, "--split", "test")
     record = json.loads((run / "evaluation_test.json").read_text())
     assert record["synthetic"] and len(record["predictions"]["keys"]) == 6
     scores = record["targets"]["explanation"]["metrics"]
     assert {"cider", "bleu_4", "emotion_accuracy", "swapped/cider", "loss"} <= scores.keys()
     page = (run / "report.html").read_text(encoding="utf-8")
     assert record["predictions"]["explanation"][0]["key"] in page and "people: " in page and "data:image/jpeg" in page
-    again = call(repository, "finetune/train.py", str(run / "config.yaml"), f"out={run}")
-    assert again.returncode == 0, again.stderr[-2000:]
-    board = call(repository, "-m", "vea.commands.main", "leaderboard", str(run))
-    assert board.returncode == 0 and f"{scores['cider']:.4f}" in board.stdout
+    script("finetune/train.py", run / "config.yaml", f"out={run}")
+    capsys.readouterr()
+    assert vea_main(["leaderboard", str(run)]) == 0 and f"{scores['cider']:.4f}" in capsys.readouterr().out
     columns, rows = predictions_table(record, target="explanation")
     assert columns == ["key", "emotion", "references", "text"] and len(rows) == 6
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -29,14 +27,6 @@ def old(tmp_path, repository, monkeypatch) -> Path:
     shutil.copytree(repository / "tests/data/old", tmp_path / "old")
     monkeypatch.chdir(tmp_path / "old")
     return tmp_path / "old"
-
-
-def script(repository: Path, old: Path, *words: str) -> str:
-    environment = {**os.environ, "PYTHONPATH": str(repository)}
-    words = (sys.executable, str(repository / words[0]), *words[1:])
-    done = subprocess.run(words, cwd=old, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 def test_a_prepared_set(old, capsys):
@@ -75,19 +65,19 @@ def test_a_pretrained_encoder(old):
     assert torch.isfinite(output.loss)
 
 
-def test_a_run_goes_on_from_its_checkpoint_to_the_same_weights(old, repository):
+def test_a_run_goes_on_from_its_checkpoint_to_the_same_weights(old, script):
     expected = load_file("run/final/model.safetensors")
     shutil.rmtree("run/final")
     os.remove("run/state.json")
-    assert "resuming at step 2 of 4" in script(repository, old, "finetune/train.py", "run/config.yaml")
+    assert "resuming at step 2 of 4" in script("finetune/train.py", "run/config.yaml", cwd=old)
     found = load_file("run/final/model.safetensors")
     assert found.keys() == expected.keys()
     for name, value in expected.items():  # the same bits on one machine; others add in another order
         torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5, msg=name)
 
 
-def test_a_run_is_evaluated(old, repository):
-    script(repository, old, "finetune/evaluate.py", "run", "--split", "val", "--weights", "final")
+def test_a_run_is_evaluated(old, script):
+    script("finetune/evaluate.py", "run", "--split", "val", "--weights", "final", cwd=old)
     record = json.loads(Path("run/evaluation_val_final.json").read_text("utf-8"))
     then = json.loads(Path("run/state.json").read_text("utf-8"))["metrics"]
     now = record["targets"]["expression"]["metrics"]

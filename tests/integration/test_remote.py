@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import json
 import multiprocessing
+import os
 import pickle
 import shutil
 import threading
@@ -203,19 +204,20 @@ def test_sidecars_come_from_the_server_too(prepared, tmp_path, cache, monkeypatc
     running.server.server_close()
 
 
-def read_all(url: str) -> None:
+def read_all(url: str, cache: str) -> None:
+    os.environ["VEA_CACHE_DIR"] = cache  # the server of forks has the environment of its own beginning
     reader = ShardReader(url, "train")
     assert [reader.read(i)[0] for i in range(40)] == [f"synthetic-0-{i:08d}" for i in range(40)]
 
 
-def test_processes_fetch_a_shard_once(server):
-    context = multiprocessing.get_context("spawn")
-    readers = [context.Process(target=read_all, args=(f"{server.url}/scenes",)) for _ in range(3)]
+def test_processes_fetch_a_shard_once(server, cache):
+    context = multiprocessing.get_context("forkserver")
+    readers = [context.Process(target=read_all, args=(f"{server.url}/scenes", str(cache))) for _ in range(3)]
     for reader in readers:
         reader.start()
     for reader in readers:
         reader.join(120)
-    assert [reader.exitcode for reader in readers] == [0, 0, 0]
+    assert [reader.exitcode for reader in readers] == [0, 0, 0] and len(list(cache.glob("*/*.tar"))) == 5
     assert {server.asked[f"train-{i:06d}.tar"] for i in range(5)} == {1}
 
 

@@ -33,11 +33,10 @@ SMALL = [
 
 
 @pytest.fixture(scope="module")
-def work(tmp_path_factory, repository):
+def work(tmp_path_factory, script):
     """A folder with prepared synthetic shards in ``data``."""
     folder = tmp_path_factory.mktemp("thread")
-    line = ["datasets/prepare.py", "synthetic", "--count", "160", "--size", "64", "--out", str(folder / "data")]
-    run(repository, *line)
+    script("datasets/prepare.py", "synthetic", "--count", "160", "--size", "64", "--out", folder / "data")
     return folder
 
 
@@ -59,9 +58,9 @@ def pretrain(work: Path, name: str, *overrides: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(work, repository):
+def undisturbed(work, script):
     """A pretraining run that nothing happened to."""
-    run(repository, *pretrain(work, "undisturbed"))
+    script(*pretrain(work, "undisturbed"))
     return work / "undisturbed"
 
 
@@ -144,18 +143,17 @@ def test_a_signal_of_the_cluster_saves_exits_75_and_the_same_command_ends_with_t
     assert_same_end(folder, undisturbed)
 
 
-def test_pretrained_encoder_is_fine_tuned_evaluated_and_reported(work, repository, undisturbed):
+def test_pretrained_encoder_is_fine_tuned_evaluated_and_reported(work, script, undisturbed):
     run_dir = work / "expression"
     encoder = json.dumps({"patch_size": 8, "embed_dim": 96, "depth": 3, "num_heads": 3})
     overrides = [f"out={run_dir}", f"train.init_from={undisturbed}", f"model.encoder.args={encoder}"]
     overrides += ["model.encoder.name=vit_tiny_patch16_224", "augment.image_size=64", "augment.region=head"]
     overrides += ["train.eval_every=6", "tracking.backend=wandb"]
     config = "configs/finetune/expression_synthetic.yaml"
-    result = run(repository, *command_line(work, "finetune/train.py", config, *overrides))
-    assert "encoder weights" in result.stdout
+    assert "encoder weights" in script(*command_line(work, "finetune/train.py", config, *overrides))
     assert [path for path in (run_dir / "wandb").glob("offline-run-*/run-*.wandb") if path.stat().st_size]
 
-    run(repository, "finetune/evaluate.py", str(run_dir), "--split", "test")
+    script("finetune/evaluate.py", run_dir, "--split", "test")
     record = json.loads((run_dir / "evaluation_test.json").read_text())["targets"]["expression"]
     shards = json.loads((work / "data" / "index.json").read_text())["splits"]["test"]["shards"]
     labelled = sum(sum(shard["label_counts"]["expression"].values()) for shard in shards)
@@ -168,13 +166,13 @@ def test_pretrained_encoder_is_fine_tuned_evaluated_and_reported(work, repositor
         assert not re.search(r"""(?:src|href)\s*=\s*["']?(?:https?:)?//|url\(\s*["']?(?:https?:)?//|@import""", page)
 
 
-def test_retrieval_scores_the_trained_weights_against_the_teachers_texts(work, repository, undisturbed):
+def test_retrieval_scores_the_trained_weights_against_the_teachers_texts(work, script, undisturbed):
     found = work / "retrieval.json"
-    result = run(repository, "pretrain/retrieve.py", str(undisturbed), "--json", str(found))
+    said = script("pretrain/retrieve.py", undisturbed, "--json", found)
     record = json.loads(found.read_text())
     index = json.loads((work / "data" / "index.json").read_text())
     assert record["pairs"] == sum(shard["samples"] for shard in index["splits"]["test"]["shards"])
-    assert f"among {record['pairs']} pairs" in " ".join(result.stdout.split())  # a long path wraps the table's title
+    assert f"among {record['pairs']} pairs" in " ".join(said.split())  # a long path wraps the table's title
     recall = record["recall"]
     assert recall["teacher's image"]["image_to_text_r5"] > 3 * recall["chance"]["image_to_text_r5"]
     assert recall["gamma"] != recall["untrained"]

@@ -34,15 +34,8 @@ _PASSED = re.compile(
     rf"|{API}/(info/?|openapi\.json|startup-events|app_id/?|theme\.css|login_check/?)"
 )
 _QUERIES = {f"{API}/queue/data": {"session_hash"}}  # of all others nothing is passed on
-_SHOWN = {
-    "image/png",
-    "image/jpeg",
-    "image/webp",
-    "video/mp4",
-    "video/webm",
-}  # everything else is saved, not opened, by a browser
-
-
+# everything else is saved, not opened, by a browser
+_SHOWN = {"image/png", "image/jpeg", "image/webp", "video/mp4", "video/webm"}
 _FILE_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Content-Security-Policy": "sandbox",
@@ -99,7 +92,16 @@ class Gate:
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(min(60.0, self.visitors.keep_s))
+            self._keep_waiting()
             await asyncio.to_thread(self.visitors.sweep)
+
+    def _keep_waiting(self) -> None:
+        """What an event that waits or runs will read is in use, however long the queue is."""
+        for event in list(self._queue.event_ids_to_events.values()):
+            for value in (event.data.data if event.data else None) or []:
+                for file in value if isinstance(value, list) else [value]:
+                    if isinstance(file, dict) and isinstance(file.get("path"), str):
+                        self.visitors.use(file["path"], None)
 
     async def _answer(self, scope: dict[str, Any], receive: Receive, send: Send) -> Response | None:
         path, reads = scope["path"], scope["method"] in ("GET", "HEAD")

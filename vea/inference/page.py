@@ -56,8 +56,10 @@ def why(predictor: Predictor, image: np.ndarray, found: Prediction) -> np.ndarra
     colour (Zeiler and Fergus, ECCV 2014, section 4.2).
     """
     side = 30 * GRID
-    whole = (0, 0, image.shape[1], image.shape[0])
     face = found.faces[0] if found.faces else None
+    if face is None:  # the square around a very long picture would have many times its pixels
+        image = np.asarray(shown(image))
+    whole = (0, 0, image.shape[1], image.shape[0])
     view = crop_square(image, face.upright or face.box if face else whole, size=side, turn=face.turn if face else 0)
     covered = [view]
     for row in range(GRID):
@@ -101,9 +103,7 @@ def answer(predictor: Predictor, visitors: Visitors, path: str | None, chain: Ch
     """
 
     def kept(picture: np.ndarray, name: str) -> str:
-        place = visitors.result(str(path), name)
-        shown(picture).save(place, quality=90)
-        return str(place)
+        return visitors.result(str(path), name, lambda place: shown(picture).save(place, quality=90))
 
     nothing = (None, None, None, None, None, None)
     if not path:
@@ -112,10 +112,11 @@ def answer(predictor: Predictor, visitors: Visitors, path: str | None, chain: Ch
         image = read_picture(path)
         (found,) = predictor.predict(image)
         pixels = at_scale(image, least=1.0)
+        lines = [[line.step, line.text, line.component] for line in chain.explain(image)] if chain else None
+        picture = kept(annotated(pixels, found.faces), "faces.jpg")
+        heat = kept(why(predictor, pixels, found), "why.jpg") if found.probabilities else None
     except VeaError as error:
         return (_told(path, error), *nothing)
-    lines = [[line.step, line.text, line.component] for line in chain.explain(image)] if chain else None
-    picture = kept(annotated(pixels, found.faces), "faces.jpg")
     if not found.probabilities:
         return ("No face was found in this picture.", picture, *nothing[2:], lines)
     name = found.expression or found.emotion
@@ -126,7 +127,7 @@ def answer(predictor: Predictor, visitors: Visitors, path: str | None, chain: Ch
         for number, face in enumerate(found.faces, start=1)
     ]
     labels = [[label, str(value.value)] for label, value in found.attributes.items()]
-    return told, picture, found.probabilities, rows, labels, kept(why(predictor, pixels, found), "why.jpg"), lines
+    return told, picture, found.probabilities, rows, labels, heat, lines
 
 
 def answer_many(predictor: Predictor, visitors: Visitors, paths: list[str]) -> tuple[list[list[Any]], str | None]:
@@ -143,10 +144,15 @@ def answer_many(predictor: Predictor, visitors: Visitors, paths: list[str]) -> t
             rows.append([name, found.expression or found.emotion, share, len(found.faces), ""])
     if not paths:
         return [], None
-    table = visitors.result(paths[0], "table.csv")
-    with open(table, "w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([BATCH_COLUMNS, *([csv_text(cell) for cell in row] for row in rows)])
-    return rows, str(table)
+
+    def write(place: Path) -> None:
+        with open(place, "w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows([BATCH_COLUMNS, *([csv_text(cell) for cell in row] for row in rows)])
+
+    try:
+        return rows, visitors.result(paths[0], "table.csv", write)
+    except VeaError:  # the page was closed: nobody waits for the table
+        return rows, None
 
 
 def answer_why(explainer: ExplainTask, path: str | None, emotion: str) -> str:

@@ -72,10 +72,16 @@ def answer_clip(
     timeline = Timeline(Path(path).name)
     for row in rows:
         timeline.add(row)
-    place = visitors.result(path, "rows.csv")
-    with table(place, columns(predictor)) as write:
-        for row in rows:
-            write(row.record())
+
+    def save(place: Path) -> None:
+        with table(place, columns(predictor)) as write:
+            for row in rows:
+                write(row.record())
+
+    try:
+        saved = visitors.result(path, "rows.csv", save)
+    except VeaError as error:
+        return told(path, error), "", [], None
     shown = [
         [round(row.time, 2), row.track, row.expression, round(max(row.probabilities.values()), 3),
          ", ".join(map(str, row.box))]
@@ -83,7 +89,7 @@ def answer_clip(
     ]  # fmt: skip
     more = f" The table shows the first {MOST_ROWS} of {len(rows)} rows; the file has all." * (len(rows) > MOST_ROWS)
     sentence = f"**{people} {'person' if people == 1 else 'people'}**, {len(rows)} rows.{more} {note}"
-    return sentence.strip(), timeline.html(), shown, str(place)
+    return sentence.strip(), timeline.html(), shown, saved
 
 
 def build_clip_tab(predictor: Predictor, visitors: Visitors, told: Callable[[str, VeaError], str]) -> None:

@@ -13,8 +13,12 @@ import secrets
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+from vea.errors import VeaError
 
 RESULTS = "results"
 _MAX_NAME = 120  # characters of an upload's name that are kept
@@ -101,11 +105,20 @@ class Visitors:
                 if session:
                     kept.sessions.add(session)
 
-    def result(self, upload: str | Path, name: str) -> Path:
-        """Returns a new path for what is made of an upload; it goes when the upload goes."""
+    def result(self, upload: str | Path, name: str, write: Callable[[Path], Any]) -> str:
+        """Returns the path of what ``write`` makes of an upload; it goes when the upload goes.
+
+        Raises:
+            VeaError: the upload has gone in the meantime, with its session.
+        """
         folder = Path(upload).parent / RESULTS
-        folder.mkdir(exist_ok=True)
-        return folder / f"{secrets.token_hex(4)}-{name}"
+        place = folder / f"{secrets.token_hex(4)}-{name}"
+        try:
+            folder.mkdir(exist_ok=True)
+            write(place)
+        except FileNotFoundError:
+            raise VeaError("the session of this file has ended; upload it again") from None
+        return str(place)
 
     def opened(self, session: str) -> None:
         """A page of this session is open from now on."""

@@ -67,9 +67,13 @@ def quadratic_kappa(first: np.ndarray, second: np.ndarray, *, levels: int = 8) -
 
 
 def norm_reliability(means: np.ndarray, deviations: np.ndarray, raters: np.ndarray | float) -> float:
-    """Returns the reliability of means of ratings, 1 - mean(sd^2 / n) / var(means): 1 is no noise at all."""
+    """Returns the reliability of means of ratings, 1 - mean(sd^2 / n) / var(means): 1 is no noise at all.
+
+    NaN where the means do not vary, one alone included.
+    """
     noise = float(np.mean(np.asarray(deviations, float) ** 2 / np.asarray(raters, float)))
-    return 1 - noise / float(np.var(np.asarray(means, float), ddof=1))
+    spread = float(np.var(np.asarray(means, float), ddof=1)) if np.size(means) > 1 else 0.0
+    return 1 - noise / spread if spread > 0 else float("nan")
 
 
 def aggregate_labels(

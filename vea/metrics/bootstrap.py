@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from scipy.stats import beta
 
 from vea.metrics.captions import caption_scores as caption_scores  # one place to find metrics
 
@@ -26,10 +25,34 @@ def exact_interval(right: int, total: int, *, level: float = 0.95) -> tuple[floa
     """
     if total == 0:
         return float("nan"), float("nan")
+    from scipy.stats import beta  # takes a second to import
+
     tail = (1 - level) / 2
     low = float(beta.ppf(tail, right, total - right + 1)) if right else 0.0
     high = float(beta.ppf(1 - tail, right + 1, total - right)) if right < total else 1.0
     return low, high
+
+
+def exact_mean_interval(
+    right: np.ndarray, total: np.ndarray, *, level: float = 0.95, of: Callable[[float], float] = float
+) -> tuple[float, float]:
+    """Returns an interval of the mean over classes of ``of`` (rising) of a share; it holds with at least ``level``.
+
+    Each class with samples has its exact interval at 1 - (1 - level) / K, so that all K hold at once (Bonferroni), and
+    with them the mean. NaN without a class.
+
+    Args:
+        right: (C,) counts.
+        total: (C,) counts; classes with 0 are left out.
+        level: 0.95 for a 95 % interval.
+        of: what is averaged of each share; it must rise with the share.
+    """
+    known = np.flatnonzero(total)
+    if len(known) == 0:
+        return float("nan"), float("nan")
+    each = 1 - (1 - level) / len(known)
+    bounds = [exact_interval(int(right[c]), int(total[c]), level=each) for c in known]
+    return float(np.mean([of(low) for low, _ in bounds])), float(np.mean([of(high) for _, high in bounds]))
 
 
 def needs_exact(right: int, total: int) -> bool:
@@ -52,6 +75,7 @@ def bootstrap_interval(
     """Returns the percentile bootstrap interval of ``statistic`` over resampled ``values`` (Efron 1979).
 
     The mean of right and wrong (1 and 0) has the exact one where samples are few or all alike (``exact_interval``).
+    NaN without values, of one alone, and where one is not a number.
 
     Args:
         values: (N, ...), one row per sample.
@@ -61,12 +85,14 @@ def bootstrap_interval(
         level: 0.95 for a 95 % interval.
     """
     values = np.asarray(values)
-    if len(values) == 0:
+    if len(values) == 0 or not np.isfinite(values).all():
         return float("nan"), float("nan")
     if statistic is _mean and values.ndim == 1 and ((values == 0) | (values == 1)).all():
         right = int(values.sum())
         if needs_exact(right, len(values)):
             return exact_interval(right, len(values), level=level)
+    if len(values) == 1:  # every resample is the same: the spread is not known, and not 0
+        return float("nan"), float("nan")
     rng = np.random.default_rng(seed)
     block = max(1, 8_000_000 // max(1, values.size))  # rows of resamples at once: at most 64 MB
     drawn = [

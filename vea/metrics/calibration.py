@@ -74,6 +74,8 @@ def calibration_scores(confidence: Any, correct: Any, bins: int = 10) -> dict[st
         raise VeaError(f"bins is {bins}; it must be at least 1")
     if len(c) == 0:
         return {"ece": float("nan"), "brier": float("nan"), "auroc": float("nan")}
+    if not np.isfinite(right).all():
+        raise VeaError("whether an answer was right is not a number")
     if not ((c >= 0) & (c <= 1)).all():
         raise VeaError("a confidence is outside 0 to 1; divide percentages by 100")
     edges = np.linspace(0, 1, bins + 1)

@@ -7,15 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from torchmetrics.functional.classification import (
-    multiclass_accuracy,
-    multiclass_calibration_error,
-    multiclass_confusion_matrix,
-)
 
 from vea.distributed import collectives
 from vea.errors import VeaError
-from vea.metrics.bootstrap import _interval, bootstrap_confusions, exact_interval, needs_exact
+from vea.metrics.bootstrap import _interval, bootstrap_confusions, exact_interval, exact_mean_interval, needs_exact
+from vea.metrics.calibration import reliability
 from vea.metrics.captions import caption_scores as caption_scores  # one place to find metrics
 
 
@@ -45,10 +41,21 @@ def balanced_accuracy(confusion: np.ndarray) -> np.ndarray:
     return _nanmean(recall(confusion))
 
 
+def _f1_of_jaccard(share: float) -> float:
+    return 2 * share / (1 + share)
+
+
 def macro_f1(confusion: np.ndarray) -> np.ndarray:
     """Returns the mean F1 over the classes that occur in the truth or in the predictions."""
     found = np.diagonal(confusion, axis1=-2, axis2=-1).astype(float)
     return _nanmean(_divide(2 * found, confusion.sum(-1) + confusion.sum(-2)))
+
+
+def refuse_broken(predictions: Tensor) -> None:
+    """Raises VeaError where a row of predictions (N, ...) is not a number: as an argmax it would be the first class."""
+    broken = int((~predictions.isfinite()).reshape(len(predictions), -1).any(1).sum()) if len(predictions) else 0
+    if broken:
+        raise VeaError(f"{broken} of {len(predictions)} predictions are not a number; nothing is scored")
 
 
 class ClassificationMetrics:
@@ -85,14 +92,15 @@ class ClassificationMetrics:
             mine = torch.cat([empty, *self._probabilities]), torch.cat([none, *self._targets])
             parts = collectives.gather_objects(mine)
             self._gathered = torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+            refuse_broken(self._gathered[0])
         return self._gathered
 
     def confusion(self) -> np.ndarray:
         """Returns (C, C) counts, rows = truth, columns = prediction; collective."""
         probabilities, targets = self.gather()
-        if len(targets) == 0:
-            return np.zeros((len(self.classes),) * 2, dtype=np.int64)
-        return multiclass_confusion_matrix(probabilities.argmax(1), targets, num_classes=len(self.classes)).numpy()
+        count = len(self.classes)
+        cells = (targets * count + probabilities.argmax(1)).numpy()
+        return np.bincount(cells, minlength=count**2).reshape(count, count)
 
     def compute(self) -> dict[str, float]:
         """Returns accuracy, accuracy_top3 (from four classes on), balanced_accuracy, macro_f1, nll, ece, recall/CLASS.
@@ -101,23 +109,21 @@ class ClassificationMetrics:
         entry. Collective: every rank gets the same numbers.
 
         Raises:
-            VeaError: no sample with a label was seen.
+            VeaError: no sample with a label was seen, or a prediction is not a number.
         """
         probabilities, targets = self.gather()
         if len(targets) == 0:
             raise VeaError(f"no sample has a label among {', '.join(self.classes)}; choose another split or target")
         confusion = self.confusion()
         result = {"accuracy": float(accuracy(confusion))}
-        count = len(self.classes)
-        if count >= 4:
-            result["accuracy_top3"] = float(
-                multiclass_accuracy(probabilities, targets, num_classes=count, top_k=3, average="micro")
-            )
+        if len(self.classes) >= 4:
+            result["accuracy_top3"] = float((probabilities.topk(3).indices == targets[:, None]).any(1).float().mean())
         result["balanced_accuracy"] = float(balanced_accuracy(confusion))
         result["macro_f1"] = float(macro_f1(confusion))
         chosen = probabilities.gather(1, targets[:, None]).clamp(min=torch.finfo(torch.float32).tiny)
         result["nll"] = float(-chosen.log().mean())
-        result["ece"] = float(multiclass_calibration_error(probabilities, targets, num_classes=count, n_bins=15))
+        bins = reliability(probabilities, targets, bins=15)
+        result["ece"] = sum(row["samples"] * abs(row["confidence"] - row["accuracy"]) for row in bins) / len(targets)
         for name, value in zip(self.classes, recall(confusion)):
             if not np.isnan(value):
                 result[f"recall/{name}"] = float(value)
@@ -126,7 +132,9 @@ class ClassificationMetrics:
     def intervals(self, *, seed: int = 0, level: float = 0.95) -> dict[str, tuple[float, float]]:
         """Returns bootstrap intervals of accuracy, balanced_accuracy, macro_f1 and recall/CLASS; collective.
 
-        Accuracy and recall have exact ones where samples are few or all alike.
+        Where samples are few or all alike, those of accuracy and recall are exact and the two means have cautious ones:
+        exact for each class and for all classes at once (Bonferroni). F1 = 2J / (1 + J) of the share J of right ones
+        among the samples that belong to a class or were taken for it.
         """
         confusion = self.confusion()
         resampled = bootstrap_confusions(confusion, seed=seed)
@@ -141,6 +149,11 @@ class ClassificationMetrics:
                 result[f"recall/{name}"] = (float(low), float(high))
         shares = {"accuracy": (np.trace(confusion), confusion.sum())}
         shares |= {f"recall/{name}": (confusion[i, i], confusion[i].sum()) for i, name in enumerate(self.classes)}
+        if needs_exact(int(np.trace(confusion)), int(confusion.sum())):
+            found, truth = np.diagonal(confusion), confusion.sum(1)
+            result["balanced_accuracy"] = exact_mean_interval(found, truth, level=level)
+            low, high = exact_mean_interval(found, truth + confusion.sum(0) - found, level=level, of=_f1_of_jaccard)
+            result["macro_f1"] = (low, high)
         for name, (right, total) in shares.items():
             if total and needs_exact(int(right), int(total)):
                 result[name] = exact_interval(int(right), int(total), level=level)

@@ -19,8 +19,11 @@ def perplexity(codes: Tensor, *, count: int) -> Tensor:
 def information(codes: Tensor, labels: Tensor) -> float:
     """Returns the mutual information of codes (N,) and classes (N,) in bits, of their shares in the sample.
 
-    I = sum p(k, y) log2 (p(k, y) / (p(k) p(y))); it is biased upwards by about (K - 1)(C - 1) / (2 N ln 2).
+    I = sum p(k, y) log2 (p(k, y) / (p(k) p(y))); it is biased upwards by about (K - 1)(C - 1) / (2 N ln 2). NaN without
+    samples.
     """
+    if len(codes) == 0:
+        return float("nan")
     joint = torch.zeros(int(codes.max()) + 1, int(labels.max()) + 1, dtype=torch.float64)
     joint.index_put_((codes.long(), labels.long()), torch.ones(len(codes), dtype=torch.float64), accumulate=True)
     joint /= len(codes)

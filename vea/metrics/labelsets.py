@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torchmetrics.functional.classification import (
-    multilabel_average_precision,
-    multilabel_f1_score,
-)
 
 from vea.distributed import collectives
 from vea.errors import VeaError
 from vea.metrics.captions import caption_scores as caption_scores  # one place to find metrics
-from vea.metrics.classification import ClassificationMetrics
+from vea.metrics.classification import ClassificationMetrics, refuse_broken
 
 
 class MultilabelMetrics(ClassificationMetrics):
@@ -34,6 +30,7 @@ class MultilabelMetrics(ClassificationMetrics):
                 (torch.cat([empty, *self._probabilities]), torch.cat([empty.long(), *self._targets]))
             )
             self._gathered = torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+            refuse_broken(self._gathered[0])
         return self._gathered
 
     def compute(self) -> dict[str, float]:
@@ -41,7 +38,12 @@ class MultilabelMetrics(ClassificationMetrics):
         scores, targets = self.gather()
         if len(targets) == 0:
             raise VeaError(f"no sample has a label among {', '.join(self.classes)}; choose another split or target")
+        from torchmetrics.functional.classification import multilabel_average_precision, multilabel_f1_score
+
         found = targets.any(0)
+        if not found.any():
+            raise VeaError(f"no sample has any of {', '.join(self.classes)}: there is nothing to find; choose another "
+                           "split or target")  # fmt: skip
         each = multilabel_average_precision(scores, targets, num_labels=len(self.classes), average="none")
         f1 = multilabel_f1_score(scores, targets, num_labels=len(self.classes), average="none")
         result = {"mAP": float(each[found].mean()), "macro_f1": float(f1[found].mean())}

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vea.metrics.bootstrap import bootstrap_interval
+from vea.metrics.classification import refuse_broken
 from vea.metrics.values import concordance, rmse
 from vea.taxonomy.fields import LabelField
 
@@ -120,12 +121,15 @@ class Chosen:
 
 
 def metric(answers: Tensor, labels: Tensor, *, field: LabelField) -> float:
-    """Returns accuracy for classes, CCC for values."""
+    """Returns accuracy for classes, CCC for values; -inf, which nothing chooses, where an answer is not a number."""
+    if not answers.isfinite().all():
+        return float("-inf")
     return ccc(answers, labels) if field.kind == "value" else float((answers.argmax(1) == labels).double().mean())
 
 
 def report(answers: Tensor, labels: Tensor, *, field: LabelField) -> dict[str, Any]:
     """Returns ``test`` as ``metric`` does, its 95 % bootstrap ``interval`` and, for values, ``rmse``."""
+    refuse_broken(answers)
     if field.kind == "value":
         pairs = torch.stack([answers, labels], 1).double().numpy()
         found = {"interval": bootstrap_interval(pairs, concordance), "rmse": float(rmse(pairs[None])[0])}

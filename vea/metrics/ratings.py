@@ -30,14 +30,18 @@ def _mean(values: list[float]) -> float:
 
 
 def _against_median(model: np.ndarray, humans: np.ndarray) -> float:
-    known = ~np.isnan(humans).all(0) & ~np.isnan(model)
-    if known.sum() < 2:
+    rated = ~np.isnan(humans).all(0)
+    if rated.sum() < 2:
         return float("nan")
-    median = np.nanmedian(humans[:, known], axis=0)
-    # a model that always says the same knows nothing: 0. Humans who always say the same ask nothing: left out.
-    if np.ptp(model[known]) == 0 and np.ptp(median) > 0:
+    median, given = np.nanmedian(humans[:, rated], axis=0), model[rated]
+    known = ~np.isnan(given)
+    # Humans who always say the same ask nothing: left out. A model that always says the same, or nothing, knows
+    # nothing: 0.
+    if np.ptp(median) == 0:
+        return float("nan")
+    if known.sum() < 2 or np.ptp(given[known]) == 0:
         return 0.0
-    return spearman(model[known], median)
+    return spearman(given[known], median[known])
 
 
 def _kappa(model: np.ndarray, humans: np.ndarray) -> float:
@@ -55,9 +59,10 @@ def rating_scores(scores: Any, humans: Any) -> dict[str, Any]:
 
     Returns:
         ``per_emotion``: Spearman against the median of the humans, one value an emotion; a model that gives a
-        constant counts 0, humans who do give NaN; ``spearman``: its mean; ``kappa``: quadratic kappa of the ratings
-        cut to 0..7 by ``int()``, mean over humans, then over emotions; ``alpha``: Krippendorff's interval alpha of
-        the humans, one value an emotion. Values that are undefined are NaN and left out of means.
+        constant or fewer than two ratings counts 0, humans who give a constant NaN; ``spearman``: its mean;
+        ``answered``: the share of ratings that the model gave; ``kappa``: quadratic kappa of the ratings cut to 0..7
+        by ``int()``, mean over humans, then over emotions; ``alpha``: Krippendorff's interval alpha of the humans, one
+        value an emotion. Values that are undefined are NaN and left out of means.
 
     Raises:
         VeaError: the shapes do not belong together.
@@ -73,6 +78,7 @@ def rating_scores(scores: Any, humans: Any) -> dict[str, Any]:
     return {
         "spearman": _mean(per_emotion),
         "per_emotion": per_emotion,
+        "answered": float((~np.isnan(model)).mean()) if model.size else float("nan"),
         "kappa": _mean([_kappa(model[:, e], people[:, :, e]) for e in emotions]),
         "alpha": [krippendorff_alpha(people[:, :, e]) for e in emotions],
     }

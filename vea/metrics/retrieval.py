@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from vea.errors import VeaError
 from vea.metrics.captions import caption_scores as caption_scores  # one place to find metrics
+from vea.metrics.classification import refuse_broken
 
 
 def retrieval_recall(
@@ -18,7 +20,14 @@ def retrieval_recall(
         text: (M, D), rows of unit length.
         owner: int (M,), the row of ``image`` that each text belongs to.
         ranks: k of recall at k, none above N or M.
+
+    Raises:
+        VeaError: there is nothing to find, or a row is not a number.
     """
+    if not (len(image) and len(text)):
+        raise VeaError("there is no picture or no text to retrieve")
+    refuse_broken(image)
+    refuse_broken(text)
     similarity = image @ text.T  # (N, M)
     own = owner[None, :] == torch.arange(len(image))[:, None]
     figures = {}

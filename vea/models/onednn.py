@@ -105,6 +105,9 @@ class QuickScene(nn.Module):
         self.network, self.num_features = network, network.num_features
         self._laid: tuple[tuple[int, int], _Laid] | None = None  # of the last size
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_laid": None}  # oneDNN's layouts can be neither copied nor pickled
+
     def forward(self, x: Tensor) -> Tensor:
         """Returns pooled features (B, num_features)."""
         weight: Any = self.network.body.conv_stem.weight

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchmetrics.functional.classification import multilabel_average_precision
 
 from vea.distributed import collectives
 from vea.errors import RunError
@@ -137,6 +136,8 @@ def blind_score(metrics: ClassificationMetrics | MultilabelMetrics | ValueMetric
     if isinstance(metrics, ValueMetrics):
         return {"metric": "ccc", "chance": 0.0, "majority": 0.0}
     if isinstance(metrics, MultilabelMetrics):
+        from torchmetrics.functional.classification import multilabel_average_precision
+
         (scores, targets), generator = metrics.gather(), torch.Generator().manual_seed(0)
         scores, targets = scores[:, targets.any(0)], targets[:, targets.any(0)]  # the classes that occur, as in mAP
         orders = [torch.randperm(len(scores), generator=generator) for _ in range(20)]

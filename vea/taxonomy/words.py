@@ -22,7 +22,7 @@ _CANONICAL = {alias: noun for noun, aliases in _EXPRESSION_NAMES.items() for ali
 
 def canonical_expression(name: str) -> str | None:
     """Returns the noun of a facial expression (``Happy`` -> ``happiness``), or None if it is not one."""
-    return _CANONICAL.get(name.strip().lower())
+    return _CANONICAL.get(str(name).strip().lower())  # a description from elsewhere may hold anything
 
 
 def map_expressions(source: Sequence[str], target: Sequence[str]) -> list[int | None]:

@@ -43,7 +43,13 @@ def command(*arguments: str) -> int:
     return script.main(list(arguments))
 
 
-def test_thirty_pictures_become_a_model_that_predicts_as_it_was_tested(tmp_path, capsys):
+def test_thirty_pictures_become_a_model_that_predicts_as_it_was_tested(tmp_path, capsys, monkeypatch):
+    def shorter(*given, **named):  # colours are told apart long before the 60 steps of photographs
+        config = sized_config(*given, **named)
+        config.train.steps, config.train.eval_every, config.train.warmup_steps = 15, 5, 2
+        return config
+
+    monkeypatch.setattr("vea.inference.folder.sized_config", shorter)
     folder, run = own(tmp_path / "own"), tmp_path / "run"
     assert command("--folder", str(folder), "--out", str(run), "--region", "scene") == 0
     said = capsys.readouterr().out
@@ -154,11 +160,12 @@ def test_hidden_files_links_and_other_kinds_are_counted(tmp_path):
     assert len(found) == 12 and passed == {"hidden": 1, ".mp4": 1, "empty class folder": 1}
 
 
-def test_same_names_in_folders_inside_a_class_stay_apart(tmp_path):
+def test_same_names_in_folders_inside_a_class_stay_apart(tmp_path, monkeypatch):
     folder = own(tmp_path / "own", 3)
     for number, sub in enumerate(("one.day", "two.day")):
         (folder / "blue" / sub).mkdir()
         drawn(500 + number, COLOURS["blue"]).save(folder / "blue" / sub / "IMG_0.jpg")
+    monkeypatch.setattr("vea.inference.folder._trained", lambda *given: None)
     train_on_folder(folder, tmp_path / "run", region="scene", say=lambda line: None)
     assert sum(len(ShardReader(tmp_path / "run/data", split)) for split in ("train", "val", "test")) == 11
 

@@ -8,6 +8,8 @@ import json
 import os
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from PIL import Image
 pytest.importorskip("gradio", reason="needs the extra: pip install 'vea[serve]'")
 from starlette.testclient import TestClient
 
+from vea.errors import VeaError
 from vea.inference.page import application, plain
 from vea.inference.results import Prediction
 from vea.inference.visitors import Visitors, plain_name
@@ -34,7 +37,6 @@ class Sees:
 
     def stream(self, paths, **_):
         from vea.data.views.pictures import read_image
-        from vea.errors import VeaError
 
         for path in paths:
             try:
@@ -44,13 +46,28 @@ class Sees:
                 yield error
 
 
+@contextmanager
+def page_of(files) -> Iterator[TestClient]:
+    """A client of the page, which keeps its files in ``client.files``; ``client.gate`` is its application."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", str(files))
+        gate = application(Sees(), max_mb=1, keep_s=600)
+        with TestClient(gate, raise_server_exceptions=True) as client:
+            client.gate, client.files = gate, files
+            yield client
+
+
 @pytest.fixture
-def page(tmp_path, monkeypatch):
-    """A client of the page; ``page.gate`` is its application."""
-    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "files"))
-    gate = application(Sees(), max_mb=1, keep_s=600)
-    with TestClient(gate, raise_server_exceptions=True) as client:
-        client.gate = gate
+def page(tmp_path):
+    """A page of its own."""
+    with page_of(tmp_path / "files") as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """One page for all that is refused: a refusal leaves nothing behind."""
+    with page_of(tmp_path_factory.mktemp("page") / "files") as client:
         yield client
 
 
@@ -122,27 +139,27 @@ def test_an_upload_is_seen_and_its_results_are_handed_out(page):
 @pytest.mark.parametrize(
     "endpoint", ["call/look", "call/camera", "call/many", "call/v2/look", "call/v2/many", "queue/join"]
 )
-def test_a_path_that_nobody_uploaded_is_refused_before_anything_is_read(page, tmp_path, dress, endpoint):
+def test_a_path_that_nobody_uploaded_is_refused_before_anything_is_read(shared, tmp_path, dress, endpoint):
     secret = tmp_path / "secret.png"
     secret.write_bytes(png())
     os.utime(secret, (1, 1))
-    upload(page)
-    before = files_below(tmp_path / "files")
+    upload(shared)
+    before = files_below(shared.files)
     value = dress(str(secret))
     for data in (value, [value]):
         if endpoint == "queue/join":
-            names = {function.api_name: number for number, function in page.gate.page.fns.items()}
+            names = {function.api_name: number for number, function in shared.gate.page.fns.items()}
             bodies = [{"data": [data], "fn_index": names[name], "session_hash": "s"} for name in ("look", "many")]
         elif "v2" in endpoint:
-            parameter = page.gate._parameters(endpoint.rpartition("/")[2])[0]
+            parameter = shared.gate._parameters(endpoint.rpartition("/")[2])[0]
             bodies = [{parameter: data}]
         else:
             bodies = [{"data": [data]}, {"data": [data], "event_data": value, "simple_format": True}]
         for body in bodies:
-            answer = page.post(f"/gradio_api/{endpoint}", content=json.dumps(body).encode())
+            answer = shared.post(f"/gradio_api/{endpoint}", content=json.dumps(body).encode())
             assert answer.status_code in (403, 400), (body, answer.text)
             assert str(secret) not in answer.text
-    assert files_below(tmp_path / "files") == before, "nothing is copied"
+    assert files_below(shared.files) == before, "nothing is copied"
     assert os.stat(secret).st_atime == 1, "nothing is read"
 
 
@@ -166,8 +183,8 @@ def test_whether_a_file_exists_cannot_be_learnt(page, tmp_path):
      "vibe-starter-queries", "dev/reload", "component_server", "upload/../file=/etc/passwd", "token", "user",
      "profiling/traces"],
 )  # fmt: skip
-def test_no_other_route_hands_anything_out(page, path):
-    answer = page.get(f"/gradio_api/{path}")
+def test_no_other_route_hands_anything_out(shared, path):
+    answer = shared.get(f"/gradio_api/{path}")
     assert answer.status_code in (403, 404), answer.text
     assert "root:" not in answer.text
 
@@ -175,21 +192,21 @@ def test_no_other_route_hands_anything_out(page, path):
 @pytest.mark.parametrize("path", ["/static/../../../../etc/passwd", "/assets/..%2f..%2f..%2fetc/passwd", "/monitoring",
                                   "/monitoring/summary", "/svelte/x", "/?deep_link=../../x", "/docs", "/redoc",
                                   "/login", "/logout", "/pwa_icon/1"])  # fmt: skip
-def test_routes_outside_the_api(page, path):
-    answer = page.get(path)
+def test_routes_outside_the_api(shared, path):
+    answer = shared.get(path)
     assert answer.status_code < 500 and "root:" not in answer.text
 
 
 @pytest.mark.parametrize("path", ["component_server", "run/look", "api/look", "stream/x", "vibe-edit", "process_recording",
                                   "run-history/connect", "undo-vibe-edit", "call/", "call/unload", "upload/", "call/a/b/c"])  # fmt: skip
-def test_no_other_route_takes_anything(page, path, tmp_path):
+def test_no_other_route_takes_anything(shared, path, tmp_path):
     for body in (
         {"data": [file_of("/etc/passwd")], "fn_name": "x", "component_id": 1, "session_hash": "a"},
         [],
         None,
         1,
     ):
-        answer = page.post(f"/gradio_api/{path}", json=body)
+        answer = shared.post(f"/gradio_api/{path}", json=body)
         assert 400 <= answer.status_code < 500, answer.text
 
 
@@ -266,9 +283,9 @@ def test_a_full_page_says_so(page):
 
 @pytest.mark.parametrize("body", [b"", b"x", b"{", b'{"data": NaN', b"\xff\xfe", b"[" * 100_000, b'{"data": {}}', b"[]", b"7",
                                   b'{"data": []}', b'{"data": [1, 2, 3]}', b'{"session_hash": "../x", "data": [null]}'])  # fmt: skip
-def test_bodies_that_are_no_event(page, body):
+def test_bodies_that_are_no_event(shared, body):
     for path in ("call/look", "call/many", "call/v2/look", "queue/join", "cancel"):
-        answer = page.post(f"/gradio_api/{path}", content=body)
+        answer = shared.post(f"/gradio_api/{path}", content=body)
         assert 400 <= answer.status_code < 500, answer.text
 
 
@@ -279,8 +296,8 @@ def test_bodies_that_are_no_event(page, body):
      ("multipart/form-data; boundary=a", b'--a\r\nContent-Disposition: form-data; name="files"\r\n\r\nx\r\n--a--\r\n'),
      ("application/x-www-form-urlencoded", b"files=x")],
 )  # fmt: skip
-def test_uploads_that_are_none(page, kind, body):
-    answer = page.post("/gradio_api/upload", content=body, headers={"Content-Type": kind} if kind else {})
+def test_uploads_that_are_none(shared, kind, body):
+    answer = shared.post("/gradio_api/upload", content=body, headers={"Content-Type": kind} if kind else {})
     assert answer.status_code == 400, answer.text
 
 
@@ -301,7 +318,7 @@ def test_files_go_with_their_session_or_their_time(tmp_path, monkeypatch):
     mine, shared, lone = (visitors.place(name, 1) for name in ("a", "b", "c"))
     for path in (mine, shared, lone):
         path.write_text("x")
-    visitors.result(mine, "table.csv").write_text("x")
+    made = visitors.result(mine, "table.csv", lambda place: place.write_text("x"))
     visitors.opened("one")
     visitors.opened("two")
     visitors.use(mine, "one")
@@ -310,10 +327,50 @@ def test_files_go_with_their_session_or_their_time(tmp_path, monkeypatch):
     time.sleep(0.01)
     visitors.sweep()
     assert mine.is_file() and shared.is_file() and not lone.exists(), "open sessions keep theirs"
+    assert os.path.isfile(made)
     assert visitors.closed("one") and not mine.parent.exists() and shared.is_file()
+    with pytest.raises(VeaError, match="session of this file has ended"):
+        visitors.result(mine, "table.csv", lambda place: place.write_text("x"))
     visitors.closed("two")
     assert not files_below(tmp_path) and visitors.stored == 0
     visitors.end()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+@pytest.mark.parametrize("name", ["look", "many"])
+def test_files_outlast_the_wait_in_the_queue_but_not_their_session(tmp_path, monkeypatch, caplog, leaves, name):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    begun, go = threading.Event(), threading.Event()
+
+    class Slow(Sees):
+        def predict(self, images, **_):
+            begun.set()
+            assert go.wait(30)
+            return super().predict(images)
+
+        def stream(self, paths, **_):
+            self.predict([])
+            yield from super().stream(paths)
+
+    gate = application(Slow(), max_mb=1, keep_s=0.05)
+    with TestClient(gate) as client:
+        client.gate = gate
+        path = upload(client)
+        gate.visitors.opened("me")
+        body = {"data": [[file_of(path)] if name == "many" else file_of(path)], "session_hash": "me"}
+        event = client.post(f"/gradio_api/call/{name}", json=body).json()["event_id"]
+        assert begun.wait(30)
+        if leaves:
+            gate.visitors.closed("me")
+        else:
+            gate.visitors._kept[os.path.basename(os.path.dirname(path))].sessions.clear()
+            time.sleep(0.3)  # several sweeps
+        assert os.path.isfile(path) is not leaves
+        go.set()
+        text = client.get(f"/gradio_api/call/{name}/{event}").text
+        assert "event: complete" in text, text
+        assert ("session of this file has ended" in text) is (leaves and name == "look")
     assert not list(tmp_path.iterdir())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,16 @@ def test_the_heat_map_shows_the_face_upright(turn):
     above, below = shown[: len(shown) // 4], shown[-len(shown) // 4 :]
     assert above[..., 0].mean() > below[..., 0].mean() + 50 and below[..., 2].mean() > above[..., 2].mean()
     assert shown[:20, 100:140, 0].mean() > shown[-20:, 100:140, 0].mean(), "the hot part is the top"
+
+
+def test_the_heat_map_of_a_very_long_picture_takes_little_memory():
+    """The square around 20,000 x 20 pixels would be 1.2 GB."""
+    tracemalloc.start()
+    try:
+        heat = why(Sees(), np.zeros((20, 20_000, 3), np.uint8), Prediction("happy", SHARES))
+        assert heat.shape[0] == heat.shape[1] and tracemalloc.get_traced_memory()[1] < 100e6
+    finally:
+        tracemalloc.stop()
 
 
 class Tells:

@@ -73,7 +73,7 @@ def test_ratings_against_scipy(seed: int):
         expected = spearmanr(scores[known, e], median[known]).statistic
         assert found["per_emotion"][e] == pytest.approx(expected)
     assert found["spearman"] == pytest.approx(np.mean(found["per_emotion"]))
-    assert len(found["alpha"]) == 4 and set(found) == {"spearman", "per_emotion", "kappa", "alpha"}
+    assert len(found["alpha"]) == 4 and set(found) == {"spearman", "per_emotion", "answered", "kappa", "alpha"}
 
 
 def test_a_constant_predictor_counts_nothing():

@@ -3,7 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from torchmetrics.functional.classification import multiclass_accuracy, multiclass_f1_score
+from torchmetrics.functional.classification import (
+    multiclass_accuracy,
+    multiclass_calibration_error,
+    multiclass_f1_score,
+)
 
 from vea import metrics
 from vea.errors import VeaError
@@ -40,6 +44,8 @@ def test_agrees_with_torchmetrics(predictions):
     assert "recall/sad" not in result  # no samples: no number
     top3 = (logits.topk(3).indices == target[:, None]).any(1).float().mean()
     assert result["accuracy_top3"] == pytest.approx(float(top3))
+    ece = multiclass_calibration_error(logits.softmax(1), target, num_classes=4, n_bins=15)
+    assert result["ece"] == pytest.approx(float(ece), rel=1e-5)
     assert result["nll"] == pytest.approx(float(torch.nn.functional.cross_entropy(logits, target)), rel=1e-5)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -51,6 +53,13 @@ def test_the_quick_form_says_what_the_network_says(network: SceneLite):
         torch.testing.assert_close(fast(picture), features, rtol=1e-4, atol=1e-4)
         assert torch.equal(picture, kept), "the sums in place must not reach the picture"
         assert fast._laid is not None and fast._laid[0] == picture.shape[2:], "the quick way was not taken"
+
+
+@torch.inference_mode()
+def test_a_form_that_was_used_can_be_copied(network: SceneLite):
+    fast, picture = QuickScene(network), torch.randn(1, 3, 64, 64)
+    said = fast(picture)
+    torch.testing.assert_close(copy.deepcopy(fast)(picture), said)
 
 
 def test_where_a_gradient_is_asked_for_the_network_answers(network: SceneLite):

@@ -173,7 +173,7 @@ def test_ranks_have_the_loss_the_gradients_and_the_prototypes_of_one_process(tmp
         task.zero_grad()
         expected = task(sparse(), step=step)
         expected["loss"].backward()
-    mp.spawn(rank_step, args=(world, str(tmp_path)), nprocs=world)
+    mp.start_processes(rank_step, args=(world, str(tmp_path)), nprocs=world, start_method="forkserver")
     ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(world)]
     for name, value in expected.items():
         assert np.mean([rank["outputs"][name] for rank in ranks]) == pytest.approx(value.item(), rel=1e-4), name

@@ -232,7 +232,7 @@ def rank_step(rank, world, folder, objective):
 @pytest.mark.parametrize(("world", "objective"), [(2, EVERYTHING), (4, ROWS_OF_ITS_OWN)])
 def test_ranks_have_the_loss_and_the_gradients_of_one_process(tmp_path, world, objective):
     expected, expected_gradients = one_process_step(make_task(objective=objective), sparse_batch())
-    mp.spawn(rank_step, args=(world, str(tmp_path), objective), nprocs=world)
+    mp.start_processes(rank_step, args=(world, str(tmp_path), objective), nprocs=world, start_method="forkserver")
     ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(world)]
     for name, value in expected.items():
         assert np.mean([rank["outputs"][name] for rank in ranks]) == pytest.approx(value, rel=1e-5)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -116,7 +113,7 @@ def test_pictures_are_refused(tmp_path, clips):
         next(train_loader(config, task.item_spec(), start_step=0, micro_batch=4, rank=0, world_size=1))
 
 
-def test_a_run_and_its_evaluation(clips, tmp_path):
+def test_a_run_and_its_evaluation(clips, tmp_path, script):
     run = tmp_path / "run"
     words = [
         f"data.train.0.path={clips}",
@@ -131,15 +128,8 @@ def test_a_run_and_its_evaluation(clips, tmp_path):
         "tracking.backend=none",
         "data.workers=0",
     ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    for command in (
-        ["finetune/train.py", "configs/finetune/temporal_moving.yaml", *words],
-        ["finetune/evaluate.py", str(run), "--split", "test"],
-    ):
-        done = subprocess.run(
-            [sys.executable, *command], cwd=REPOSITORY, capture_output=True, text=True, env=environment
-        )
-        assert done.returncode == 0, done.stderr
+    script("finetune/train.py", "configs/finetune/temporal_moving.yaml", *words)
+    script("finetune/evaluate.py", run, "--split", "test")
     record = json.loads((run / "evaluation_test.json").read_text())
     scores = record["targets"]["valence"]["metrics"]
     from vea.config import DatasetRef

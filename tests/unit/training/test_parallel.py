@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+from functools import partial
 
 import pytest
 import torch
@@ -54,7 +54,7 @@ def train(rank, folder, first):
 @pytest.mark.slow
 def test_four_ranks_that_start_again_end_with_the_same_bits(tmp_path):
     for first in (0, RESUMED_AT):
-        mp.spawn(train, args=(str(tmp_path), first), nprocs=RANKS)
+        mp.start_processes(train, args=(str(tmp_path), first), nprocs=RANKS, start_method="forkserver")
     for step in range(RESUMED_AT + 1, STEPS + 1):
         one, other = (torch.load(tmp_path / f"{name}step{step}.pt", weights_only=True) for name in ("", "again-"))
         assert all(torch.equal(one[name], other[name]) for name in one), f"step {step}"
@@ -74,9 +74,9 @@ def small_task() -> tuple[PretrainTask, dict]:
     return PretrainTask(config, teacher=None), {"scene": scene, "person": scene, "noise": noise, "text": [""] * 4}
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler on a CPU: install g++")
-def test_a_compiled_model_has_the_same_loss_and_gradients():
+def test_a_compiled_model_has_the_same_loss_and_gradients(monkeypatch):
+    """Traced forward and backward as inductor gets them; what it makes of them in C++ is torch's to test."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     gradients, losses = [], []
     for compiled in (False, True):
         task, batch = small_task()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 
 import numpy as np
 import pytest
@@ -57,12 +58,14 @@ CASES += [("pretrain", fusion, "everything") for fusion in FUSIONS if fusion != 
 CASES += [("recognise", "", ""), ("explain", "", "")]
 LIMITS = (2, 4, B)
 CUTS = (("ddp", B), ("ddp", 2), ("fsdp", 2))
+SPARING = ("pretrain", "easy", "everything")  # the case for parameters cut, compiled and activations recomputed
 
 
-def settings(limit: int, parallel: str = "ddp") -> dict:
+def settings(limit: int, parallel: str = "ddp", *, sparing: bool = False) -> dict:
     return {
         "name": "t", "data": {"global_batch_size": B, "virtual_readers": 1}, "augment": {"image_size": SIDE},
-        "train": {"steps": 1, "max_micro_batch": limit, "precision": "fp32"}, "runtime": {"parallel": parallel},
+        "train": {"steps": 1, "max_micro_batch": limit, "precision": "fp32", "compile": sparing},
+        "runtime": {"parallel": parallel},
     }  # fmt: skip
 
 
@@ -76,6 +79,7 @@ def pretrain(fusion: str, objective: str, config: dict):
     model = {
         "encoder": {"args": {"patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2}},
         "decoder": {"width": 16, "depth": 1, "heads": 2}, "mask_ratio": 0.5, "fusion": fusion,
+        "checkpointing": config["train"]["compile"],
     }  # fmt: skip
     config = PretrainConfig.model_validate({**config, "model": model, "objective": OBJECTIVES[objective]})
     task = PretrainTask(config, teacher=Teacher())
@@ -141,11 +145,11 @@ def part(value, rows):
     return value[rows]
 
 
-def one_step(case, *, limit: int, runtime: Runtime, parallel: str = "ddp"):
+def one_step(case, *, limit: int, runtime: Runtime, parallel: str = "ddp", sparing: bool = False):
     """Returns (mean parts over ranks, whole gradients by name) of one step."""
     torch.manual_seed(0)
     recipe, fusion, objective = case
-    task, batch = MAKE[recipe](fusion, objective, settings(limit, parallel))
+    task, batch = MAKE[recipe](fusion, objective, settings(limit, parallel, sparing=sparing))
     if parallel == "fsdp":
         shard(task)
         assert is_sharded(task)
@@ -209,6 +213,11 @@ def on_two_ranks(rank: int, folder: str) -> None:
             found = one_step(case, limit=limit, runtime=runtime, parallel=parallel)
             if rank == 0:
                 torch.save(found, f"{folder}/{CASES.index(case)}-{parallel}-{limit}.pt")
+    torch.compile = partial(torch.compile, backend="aot_eager")  # what inductor gets; its C++ takes a minute
+    for limit in (2, B):
+        found = one_step(SPARING, limit=limit, runtime=runtime, parallel="fsdp", sparing=True)
+        if rank == 0:
+            torch.save(found, f"{folder}/sparing-{limit}.pt")
     dist.barrier()
     dist.destroy_process_group()
 
@@ -217,12 +226,16 @@ def on_two_ranks(rank: int, folder: str) -> None:
 def test_two_ranks_with_ddp_and_with_fsdp_have_the_loss_and_the_gradient_of_one(tmp_path):
     """Every fusion, every loss, one batch a rank and several."""
     pytest.importorskip("transformers", reason="needs the extra: pip install 'vea[vlm]'")
-    mp.spawn(on_two_ranks, args=(str(tmp_path),), nprocs=RANKS)
+    mp.start_processes(on_two_ranks, args=(str(tmp_path),), nprocs=RANKS, start_method="forkserver")
     for number, case in enumerate(CASES):
         whole = one_step(case, limit=B, runtime=ALONE)
         for parallel, limit in CUTS:
             found = torch.load(tmp_path / f"{number}-{parallel}-{limit}.pt", weights_only=True)
             assert_alike(found, whole, f"{case}, {parallel}, micro-batches of {limit}")
+    whole = one_step(SPARING, limit=B, runtime=ALONE)
+    for limit in (2, B):
+        found = torch.load(tmp_path / f"sparing-{limit}.pt", weights_only=True)
+        assert_alike(found, whole, f"cut, compiled and recomputed, micro-batches of {limit}")
 
 
 # ---------------------------------------------------------------------------------------------------- the two passes

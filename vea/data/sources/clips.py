@@ -12,7 +12,6 @@ from vea.data.sources.base import Source, UnreadableRecord, read_csv, require_fi
 from vea.data.views.clips import frame_times, join_pictures, write_video
 from vea.data.views.decode import CorruptImage
 from vea.errors import VeaError
-from vea.metrics.empathy import read_valence
 
 VIDEOS = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi")
 _NAME = re.compile(r"Subject_(\d+)_Story_(\d+)", re.IGNORECASE)
@@ -76,6 +75,8 @@ class OmgEmpathy(Source):
 
     def load(self, root: Path, split: str, key: str, record: Any) -> Sample:
         """Returns one video with its valence, a number a frame."""
+        from vea.metrics.empathy import read_valence  # torch, which no other layout needs
+
         path, table = record
         values = read_valence(table).tolist() if table else []
         data, clip = _clip(path, {"valence": values} if values else {})

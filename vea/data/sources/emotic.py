@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.io import loadmat
-from scipy.io.matlab import MatReadError
 
 from vea.data.sample import Sample
 from vea.data.sources.base import Source, image_sample, require_file
@@ -33,6 +31,9 @@ class Emotic(Source):
 
     def records(self, root: Path, split: str) -> Iterable[tuple[str, Any]]:
         """Returns (folder, file stem and number of the person; path, box, categories, values)."""
+        from scipy.io import loadmat
+        from scipy.io.matlab import MatReadError
+
         path = require_file(root, "Annotations/Annotations.mat", self.card)
         try:
             entries = loadmat(path, simplify_cells=True)[split]

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
@@ -268,7 +265,7 @@ def test_labels_and_texts(tars):
     assert found["labels"] == {"mood": "calm"} and found["text"] == ["picture 0"]
 
 
-def test_a_training_run_from_tars(tars, tmp_path):
+def test_a_training_run_from_tars(tars, tmp_path, script):
     words = [
         f"data.train=[{{path: '{tars}'}}]",
         "data.val=[]",
@@ -278,11 +275,7 @@ def test_a_training_run_from_tars(tars, tmp_path):
         f"out={tmp_path / 'run'}",
     ]
     more = ["train.log_every=1", "tracking.backend=none", "data.workers=1"]
-    run = [sys.executable, "pretrain/train.py", "configs/pretrain/smoke.yaml", *words, *more]
-    done = subprocess.run(
-        run, cwd=REPOSITORY, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
-    assert done.returncode == 0, done.stderr
+    script("pretrain/train.py", "configs/pretrain/smoke.yaml", *words, *more)
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     trained = [row for row in rows if row["kind"] == "train"]
     assert len(trained) == 3 and all(row["epoch"] == row["samples"] / 32 for row in trained)
