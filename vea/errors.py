@@ -18,6 +18,10 @@ class VeaError(Exception):
 
     exit_code = 2
 
+    def __str__(self) -> str:
+        """Returns the sentence on one line, whatever the names of files in it hold."""
+        return super().__str__().replace("\r", " ").replace("\n", " ")
+
 
 class RunError(VeaError):
     """A run that cannot go on (no space left, non-finite loss, broken checkpoint): one sentence, exit code 1."""

@@ -85,3 +85,15 @@ def test_orders_of_emoset_match_its_file():
     order = sorted(info["emotion"]["label2idx"], key=info["emotion"]["label2idx"].get)
     assert tuple(order) == MIKELS_8.classes
     assert tuple(info["facial_expression"]["label2idx"]) == taxonomy("emoset-face-6").classes
+
+
+@pytest.mark.parametrize("name", [{"a": 1}, ["happy"], None, 3, 0.5, ""])
+def test_a_class_name_of_elsewhere_may_be_anything(name):
+    assert canonical_expression(name) is None
+    with pytest.raises(VeaError, match="class names differ"):
+        check_same_classes(["happy", "sad"], ["happy", name], "head")
+
+
+@pytest.mark.parametrize("name", ["x\ny.jpg", "x\r\ny.jpg", "\n"])
+def test_a_sentence_has_one_line_whatever_a_file_is_called(name):
+    assert len(str(VeaError(f"own/{name}: not an image")).splitlines()) == 1
