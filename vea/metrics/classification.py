@@ -152,8 +152,8 @@ class ClassificationMetrics:
         if needs_exact(int(np.trace(confusion)), int(confusion.sum())):
             found, truth = np.diagonal(confusion), confusion.sum(1)
             result["balanced_accuracy"] = exact_mean_interval(found, truth, level=level)
-            low, high = exact_mean_interval(found, truth + confusion.sum(0) - found, level=level, of=_f1_of_jaccard)
-            result["macro_f1"] = (low, high)
+            either = truth + confusion.sum(0) - found
+            result["macro_f1"] = exact_mean_interval(found, either, level=level, of=_f1_of_jaccard)
         for name, (right, total) in shares.items():
             if total and needs_exact(int(right), int(total)):
                 result[name] = exact_interval(int(right), int(total), level=level)
