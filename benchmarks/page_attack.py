@@ -125,7 +125,7 @@ class Page:
         """Returns the files of visitors, after time enough to have gone."""
         deadline = time.monotonic() + 3 * KEEP_S + 5
         while True:
-            files = [str(path) for path in self.uploads.rglob("*") if path.is_file()]
+            files = [name for _, _, names in os.walk(self.uploads) for name in names]  # folders go meanwhile
             there = {path.name for path in self.folder.iterdir()}
             stray = {name for name in there - OURS if not name.endswith(LIBRARIES)}
             if (not files and not stray) or time.monotonic() > deadline:
