@@ -195,6 +195,12 @@ def test_a_visitor_uploads_a_photo_in_a_browser(page, photo):
         browser.quit()
 
 
+def shows(browser, video: str) -> bool:
+    """Whether pictures of the camera have come: a press before that takes none."""
+    script = "const v = document.querySelector(arguments[0]); return Boolean(v && v.readyState > 1 && v.videoWidth)"
+    return browser.execute_script(script, video)
+
+
 def test_a_moment_of_the_camera_in_a_browser_and_nothing_of_it_stays(page, camera, kept):
     from selenium.webdriver.support.ui import WebDriverWait
 
@@ -203,6 +209,7 @@ def test_a_moment_of_the_camera_in_a_browser_and_nothing_of_it_stays(page, camer
     camera.get(page)
     tab(camera, "Camera")
     press(camera, "#camera button")  # lets the camera in
+    wait.until(lambda b: shows(b, "#camera video"))
     press(camera, "#camera button[aria-label='capture photo']")
     wait.until(lambda b: kept() - before)
     press(camera, "#look-camera")
@@ -223,6 +230,7 @@ def test_a_clip_of_the_camera_and_one_that_is_uploaded(page, camera, kept, vea_d
     tab(camera, "Video")
     press(camera, "#clip button[aria-label='Capture from camera']")
     press(camera, "#clip button")  # lets the camera in
+    wait.until(lambda b: shows(b, "#clip video"))
     press(camera, "#clip button[aria-label='start recording']")
     time.sleep(2)
     press(camera, "#clip button[aria-label='start recording']")  # the same button ends it
