@@ -21,14 +21,21 @@ from vea.evals import rewards  # noqa: E402
 from vea.evals.backends.base import open_backend  # noqa: E402
 from vea.evals.question import Question  # noqa: E402
 
-SHORT = ["per_device_train_batch_size=4", "num_generations=4", "max_completion_length=8", "use_cpu=true", "bf16=false",
+SHORT = ["per_device_train_batch_size=8", "num_generations=8", "max_completion_length=8", "use_cpu=true", "bf16=false",
          "disable_tqdm=true"]  # fmt: skip
 
 
 def test_the_reward_rises_and_the_folder_is_a_model(tmp_path, monkeypatch):
     monkeypatch.setitem(rewards.REWARDS, "accuracy", lambda reply, lesson: min(1.0, reply.count("e") / 4))
     model, out = tiny.language_model(tmp_path / "model"), tmp_path / "out"
-    words = [*SHORT, "max_steps=24", "save_steps=24", "logging_steps=1", "learning_rate=2e-2"]
+    words = [
+        *SHORT,
+        "max_steps=24",
+        "save_steps=24",
+        "logging_steps=1",
+        "learning_rate=5e-2",
+        "lr_scheduler_type=constant",
+    ]
     command = [
         str(model),
         "texts:emobank",
@@ -44,7 +51,7 @@ def test_the_reward_rises_and_the_folder_is_a_model(tmp_path, monkeypatch):
     assert reward.main([*command, "--rewards", "accuracy=1", "--grpo", *words]) == 0
     (kept,) = Path(f"{out}-steps").glob("checkpoint-24/trainer_state.json")
     earned = [row["reward"] for row in json.loads(kept.read_text())["log_history"] if "reward" in row]
-    assert sum(earned[-6:]) / 6 > sum(earned[:6]) / 6 + 0.1, earned
+    assert sum(earned[-6:]) / 6 > sum(earned[:6]) / 6 + 0.3, earned
     assert reward.main([*command, "--grpo", *words]) != 0, "the folder is there"
 
 

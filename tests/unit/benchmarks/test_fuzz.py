@@ -14,10 +14,12 @@ from vea.errors import VeaError
 BAD = """
 import os, time
 from vea.errors import VeaError
+class Long(VeaError):
+    def __str__(self): return "a\\nb"
 def prepare(folder, kinds): pass
 def fine(rng, box): return 1
 def refused(rng, box): raise VeaError("x is wrong; mend it")
-def lines(rng, box): raise VeaError("a\\nb")
+def lines(rng, box): raise Long("a")
 def broken(rng, box): {}["x"]
 def hangs(rng, box): time.sleep(60)
 def dies(rng, box): os._exit(3)

@@ -194,8 +194,9 @@ def test_faces_are_the_same_whoever_reads_the_file(predictor, files, prepared, n
     assert next(look([path], scene=None, faces=predictor)).faces == first
 
     class Kept:
-        def result(self, path: str, name: str) -> Path:
-            return tmp_path / name
+        def result(self, path: str, name: str, write) -> str:
+            write(tmp_path / name)
+            return str(tmp_path / name)
 
     assert answer(predictor, Kept(), str(path))[2] == first.probabilities  # the web page
     assert len(set(detector.shapes)) == 1, "one scale for all"
