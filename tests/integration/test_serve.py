@@ -27,14 +27,20 @@ def get(url: str) -> dict:
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory, repository):
+def uploads(tmp_path_factory):
+    """Where the page keeps what visitors send."""
+    return tmp_path_factory.mktemp("page") / "uploads"
+
+
+@pytest.fixture(scope="module")
+def page(uploads, repository):
     """The address of a running ``vea serve`` with uploads up to 5 MB and a queue of 8."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
     words = ["-m", "vea.commands.main", "serve", "--port", str(port), "--max-mb", "5", "--queue", "8", "--keep", "60"]
-    log = tmp_path_factory.mktemp("serve") / "log.txt"
-    environment = {**os.environ, "GRADIO_TEMP_DIR": str(log.parent / "uploads")}
+    log = uploads.parent / "log.txt"
+    environment = {**os.environ, "GRADIO_TEMP_DIR": str(uploads)}
     with log.open("w") as out:
         process = subprocess.Popen([sys.executable, *words], cwd=repository, stdout=out, stderr=out, env=environment)
     url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 120
@@ -55,10 +61,9 @@ def page(tmp_path_factory, repository):
 
 
 @pytest.fixture(scope="module")
-def kept(page, tmp_path_factory):
+def kept(page, uploads):
     """A function that returns the files of visitors that lie there."""
-    folder = next(tmp_path_factory.getbasetemp().glob("serve*")) / "uploads"
-    return lambda: {path for path in folder.rglob("*") if path.is_file()}
+    return lambda: {path for path in uploads.rglob("*") if path.is_file()}
 
 
 @pytest.fixture(scope="module")
