@@ -23,6 +23,7 @@ from typing import Any
 
 import yaml
 
+from vea.data.views.pictures import read_image
 from vea.errors import VeaError, command, did_you_mean
 from vea.evals.instructions import Lesson, ready_lessons
 from vea.evals.rewards import ASKS, REWARDS, read_weights
@@ -40,8 +41,7 @@ def rows_of(lessons: list[Lesson], asks: str) -> list[dict[str, Any]]:
             "number": number,
         }
         if lesson.question.picture is not None:
-            with Image.open(lesson.question.picture) as image:
-                row["image"] = image.convert("RGB")
+            row["image"] = Image.fromarray(read_image(lesson.question.picture))
         rows.append(row)
     if len({"image" in row for row in rows}) > 1:
         raise VeaError("some questions have a picture and some have none: tune on them in two runs")
