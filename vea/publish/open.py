@@ -17,11 +17,12 @@ from vea.distributed.runtime import compute_device
 from vea.errors import VeaError, did_you_mean
 from vea.models.cnn import NETWORKS
 from vea.models.mim import MaskedAutoencoder
+from vea.models.trunk import build_trunk
 from vea.models.weight_files import read_weight_file
 from vea.models.weights import load_encoder
 from vea.publish.hub import REPOSITORY, download
 from vea.storage.checkpoint import find_weights, load_weights
-from vea.tasks.recognise import RecogniseTask, build_trunk
+from vea.tasks.recognise import RecogniseTask
 from vea.tasks.saved import SHIPPED, Recogniser, SavedModel, open_model, shipped_models
 
 # The encoders of timm that the configs of this project name (a test compares); every other name of timm works as well.
