@@ -5,8 +5,8 @@
 Every arm is ``configs/finetune/expression_nano.yaml`` for ``--steps`` steps without imitation, same data and seeds:
 
 labels      official labels and FER+ votes
-calibrated  a label that the mean answer of ``expression`` and ``expression-nano`` disagrees with becomes that answer
-            (SynFER, arXiv 2410.09865)
+calibrated  a label that the mean answer of ``--teachers`` disagrees with becomes that answer (SynFER, arXiv 2410.09865);
+            they saw these labels in their own training, so what they bring is not the calibration's alone
 bank        48 prototypes between features and heads (DICE-Talk)
 
 Judged on the validation split alone; the test split is not read. Of the bank: perplexity; how many bits of the label
@@ -41,7 +41,7 @@ from vea.tasks.saved import open_model
 CONFIG = "configs/finetune/expression_nano.yaml"
 ARMS: dict[str, list[str]] = {
     "labels": ["distill.models=[]"],
-    "calibrated": ["distill.models=[expression, expression-nano]", "distill.weight=0", "distill.calibrate=true"],
+    "calibrated": ["distill.weight=0", "distill.calibrate=true"],
     "bank": ["distill.models=[]", "model.bank={codes: 48}"],
 }
 ACCURACIES = ("expression", "votes")
@@ -76,7 +76,8 @@ def measure(arm: str, seed: int, given: argparse.Namespace) -> dict[str, float]:
              f"train.eval_every={given.steps}", f"train.checkpoint_every={given.steps}"]  # fmt: skip
     data = [f"data.{part}.0.path={given.faces}" for part in ("train", "val")]
     own = ["name=face-switches", f"seed={seed}", "runtime.threads=1", "tracking.backend=none"]
-    words = [CONFIG, *own, *steps, *data, *ARMS[arm], *given.overrides]
+    teachers = [f"distill.models=[{', '.join(given.teachers)}]"] if arm == "calibrated" else []
+    words = [CONFIG, *own, *steps, *data, *teachers, *ARMS[arm], *given.overrides]
     record = evaluated(folder, "finetune/train.py", *words, split="val")
     row = {f"{name}": record["targets"][name]["metrics"]["accuracy"] for name in ACCURACIES}
     row |= {f"{name} nll": record["targets"][name]["metrics"]["nll"] for name in ACCURACIES}
@@ -101,7 +102,8 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--faces", default="data/fer2013plus")
     parser.add_argument("--arms", nargs="*", choices=list(ARMS), default=list(ARMS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--teachers", nargs="+", default=["expression-nano"], help="of the calibrated arm")
     parser.add_argument("--out", type=Path, default=Path("runs/face-switches"))
     parser.add_argument("--json", type=Path)
     parser.add_argument("--set", dest="overrides", nargs="*", default=[], metavar="a.b=c", help="for every run")
