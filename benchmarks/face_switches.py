@@ -5,7 +5,7 @@
 Every arm is ``configs/finetune/expression_nano.yaml`` for ``--steps`` steps without imitation, same data and seeds:
 
 labels      official labels and FER+ votes
-calibrated  a label that the mean answer of ``--teachers`` disagrees with becomes that answer (SynFER, arXiv 2410.09865);
+calibrated  a label that the mean answer of ``--teachers`` disagrees with becomes that answer (SynFER, 2410.09865);
             they saw these labels in their own training, so what they bring is not the calibration's alone
 bank        48 prototypes between features and heads (DICE-Talk)
 
