@@ -11,8 +11,8 @@ peers know seven, so contempt is never right for them. Their training data is th
 LFW expressions (news photographs, nothing of which vea is trained on or chosen by; all splits): balanced accuracy over
 anger, happiness, neutral, sadness and surprise, answers beside these five are wrong. The crop is that of ``predict``:
 the square around the largest box of vea's search, at 48 pixels; the whole picture where it finds none. Both sets of
-words, and for vea both heads together (``vea.inference.consensus``). DenseNet121 is a teacher of vea's models and a peer
-(README of weights/fer-densenet121); it sees 224 pixels.
+words, and for vea both heads together (``vea.inference.consensus``). DenseNet121 is a teacher of vea's models and a
+peer (README of weights/fer-densenet121); it sees 224 pixels.
 """
 
 from __future__ import annotations
