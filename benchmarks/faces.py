@@ -89,6 +89,15 @@ def people(detect: Detect, data: Path) -> dict[str, Any]:
     return {"faces": expected, "missing": missing, "extra": extra, "ms": round(statistics.median(times), 1)}
 
 
+def panorama(detect: Detect, data: Path) -> dict[str, int]:
+    """Boxes in all photographs of people_samples side by side, 500 pixels high; the faces by their number."""
+    rows = [row for row in lines(data / "people_samples/index.jsonl") if row["faces_expected"]]
+    pictures = [read_image(data / "people_samples/images" / row["file"]) for row in rows]
+    sizes = [(round(500 * image.shape[1] / image.shape[0]), 500) for image in pictures]
+    row = np.concatenate([cv2.resize(image, size) for image, size in zip(pictures, sizes)], axis=1)
+    return {"faces": sum(entry["faces_expected"] for entry in rows), "boxes": len(detect(row))}
+
+
 def holds(box: Iterable[float], x: float, y: float) -> bool:
     """Returns whether a point lies in a box."""
     x0, y0, x1, y1 = box
@@ -208,7 +217,7 @@ def main(argv: list[str]) -> None:
                 continue
         else:
             detect = face_detector(min_score=given.min_score, backend=name)
-        results[name] = {"people": people(detect, data), "coco": coco(detect, data),
+        results[name] = {"people": people(detect, data), "panorama": panorama(detect, data), "coco": coco(detect, data),
                          "lfw": lfw(detect, data, given.lfw), "lifeless": lifeless(detect, data)}  # fmt: skip
         if not given.no_turns:
             results[name]["turned"] = turned(detect, data, predictor)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -190,7 +190,7 @@ class Committee(nn.Module):
         super().__init__()
         built = [build_network(member["name"], channels=in_chans, args=member.get("args")) for member in members]
         self.members = nn.ModuleList(built)
-        self.num_features = sum(int(member.num_features) for member in built)  # type: ignore[arg-type]
+        self.num_features = sum(cast(int, member.num_features) for member in built)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Returns the patterns by which timm groups parameters into layers."""
