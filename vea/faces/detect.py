@@ -113,10 +113,12 @@ class Detection(tuple[Box, float]):
 
     def moved(self, x: int, y: int) -> Detection:
         """Returns the face where it is in a picture of which this one begins at (x, y)."""
-        (box, score), shift = self, (x, y, x, y)
-        box, upright = (tuple(a + b for a, b in zip(corners, shift)) for corners in (box, self.upright))
+
+        def there(box: Box) -> Box:
+            return box[0] + x, box[1] + y, box[2] + x, box[3] + y
+
         points = None if self.points is None else self.points + np.array([x, y])
-        return Detection(box, score, points, turn=self.turn, upright=upright)  # type: ignore[arg-type]
+        return Detection(there(self[0]), self[1], points, turn=self.turn, upright=there(self.upright))
 
 
 class FaceDetector:

@@ -70,7 +70,8 @@ class Readings(nn.Module):
             told["units"] = self.units(found[:, : len(self.units.mean)])
         if self._directions:
             parts = {name: getattr(self, name) for name in ("neutral", "directions", "low", "high")}
-            told["intensity"] = Intensity(self.names["intensity"], **parts)(found[:, : len(self.neutral)].float())
+            first = found[:, : parts["neutral"].shape[0]].float()  # of models that were joined: the first one's
+            told["intensity"] = Intensity(self.names["intensity"], **parts)(first)
         if self._shares is not None:
             label, classes = self._shares
             told["affect"] = affect(answers[label].float(), classes=classes)

@@ -147,8 +147,11 @@ def join(members: Sequence[tuple[SavedModel, float]], *, name: str) -> SavedMode
     task.std.copy_(first.task.std)
     for own, (model, _) in zip(task.encoder.members, members):  # type: ignore[arg-type]
         own.load_state_dict(model.task.encoder.state_dict())
-    for target, layer in task.heads.layers.items():
-        parts = [(model.task.heads.layers[target], share / total) for model, share in members]
+    for target in task.fields:
+        layer: Any = task.heads.get_submodule(f"layers.{target}")
+        parts: list[Any] = [
+            (model.task.heads.get_submodule(f"layers.{target}"), share / total) for model, share in members
+        ]
         layer.weight.copy_(torch.cat([share * part.weight for part, share in parts], 1))
         layer.bias.copy_(torch.stack([share * part.bias for part, share in parts]).sum(0))
     shares = {model.name: {"share": share / total, "best": model.state.get("best")} for model, share in members}
