@@ -171,11 +171,11 @@ def test_the_detector_maps_boxes_back_from_small_and_large_pictures(monkeypatch)
     monkeypatch.setitem(sys.modules, "yuface", Detector)
     from vea.faces.detect import face_detector
 
-    red = np.zeros((480, 1920, 3), np.uint8)
+    red = np.zeros((960, 1920, 3), np.uint8)
     red[..., 0] = 255
     detect = face_detector(backend="yuface")
     assert detect(red) == [((0, 0, 200, 240), 0.95), ((20, 40, 80, 120), 0.8)]
-    assert calls == [((240, 960, 3), [0, 0, 255])]  # reduced to 960 pixels, BGR
+    assert calls == [((480, 960, 3), [0, 0, 255])]  # reduced to 960 pixels, BGR
     small = np.zeros((80, 160, 3), np.uint8)
     assert detect(small)[1][0] == (5, 10, 20, 30)
 
