@@ -46,7 +46,8 @@ class VisionConfig(Section):
     width: int = Field(256, ge=8, description="hidden channels of the projector")
     dropout: float = Field(0.1, ge=0, lt=1, description="dropout on the features of the towers")
     cache: bool | str = Field(
-        True, description="look at each picture once; a folder keeps what was seen for other runs"
+        True,
+        description="look at each picture and read each text below layer once; a folder keeps both for other runs",
     )
 
 

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -160,7 +161,8 @@ class InstructTask(Task):
             )  # fmt: skip
         first = model.vision.layer
         adapted = language if merged else with_lora(language, model.lora, first=first)
-        self.pupil = Pupil(adapted, vision, layer=first)
+        folder = Path(model.vision.cache) if isinstance(model.vision.cache, str) else None
+        self.pupil = Pupil(adapted, vision, layer=first, cache=folder)
         self.digits = self._digits() if config.soft_numbers else []
 
     def _digits(self) -> list[int]:
