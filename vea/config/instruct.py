@@ -55,7 +55,10 @@ class InstructModelConfig(Section):
     """``prefix``: a causal language model with vea's vision side; ``hf``: any image-text model of transformers."""
 
     kind: Literal["prefix", "hf"] = Field("prefix", description="whose vision side: vea's, or the model's own")
-    path: str = Field(description="folder of the model, of transformers' own form; nothing is downloaded")
+    path: str = Field(
+        description="folder of the model, of transformers' own form; nothing is downloaded; tiny: two random blocks "
+        "made on the spot, to see that everything works"
+    )
     gguf: str | None = Field(None, description="prefix: name of a .gguf file in that folder; null: its safetensors")
     lora: LoraConfig = LoraConfig()
     vision: VisionConfig = VisionConfig()

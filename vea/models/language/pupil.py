@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from vea.config import LoraConfig, VisionConfig
 from vea.errors import VeaError
 from vea.models.feature_cache import KeptFeatures
+from vea.models.language import tiny
 from vea.models.language.turns import Encoded, Packed, branch_mask, pack
 
 
@@ -86,7 +87,7 @@ class VisionPrefix(nn.Module):
 
 
 def read_language_model(path: str, gguf: str | None = None) -> tuple[Any, Any]:
-    """Returns (model, tokenizer) of a local folder; a tokenizer without a pad token is given its end token.
+    """Returns (model, tokenizer) of a local folder, or of ``tiny``; the pad token is the end token where there is none.
 
     Raises:
         VeaError: the folder holds no causal language model, or a tokenizer without an end.
@@ -95,6 +96,8 @@ def read_language_model(path: str, gguf: str | None = None) -> tuple[Any, Any]:
         from transformers import AutoModelForCausalLM, AutoTokenizer
     except ImportError:
         raise VeaError("recipe instruct needs the package transformers: pip install 'vea[vlm]'") from None
+    if path == tiny.NAME and not Path(path).exists():
+        return tiny.tiny_language_model()
     if not Path(path).is_dir():
         raise VeaError(f"model.path: no folder {path}; give a local folder of a causal language model")
     try:
