@@ -252,6 +252,7 @@ def compare(student: str, *, batch_size: int, rounds: int, compiled: bool = Fals
     arms = {name: make() for name, make in makers.items() if only is None or name in only}
     flops = {}
     for name, step in arms.items():
+        step()  # the first one of vea's embeds the texts that it then keeps
         with FlopCounterMode(display=False) as counter:
             step()
         flops[name] = counter.get_total_flops()

@@ -55,10 +55,6 @@ def main(argv: list[str]) -> None:
     runtime = vea_runtime.start(config.runtime, precision=config.train.precision)
     torch.manual_seed(config.seed)  # the same first weights on every rank, and in a run that is started again
     task = build_align_task(config).to(runtime.device)
-    if config.train.init_from:
-        loaded = task.load_pretrained(config.train.init_from)
-        if runtime.is_main:
-            print(f"init_from {config.train.init_from}: {loaded}", flush=True)
 
     place: dict[str, Any] = {"rank": runtime.rank, "world_size": runtime.world_size}
     looked_at = partial(eval_loader, config, batch_size=min(128, config.data.global_batch_size), **place)

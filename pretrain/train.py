@@ -41,10 +41,6 @@ def main(argv: list[str]) -> None:
 
     torch.manual_seed(config.seed)  # the same first weights on every rank, and in a run that is started again
     task = PretrainTask(config, teacher=teacher)
-    if config.train.init_from:
-        loaded = task.load_pretrained(config.train.init_from)
-        if runtime.is_main:
-            print(f"init_from {config.train.init_from}: {loaded}", flush=True)
 
     place = {"rank": runtime.rank, "world_size": runtime.world_size}
     validation = partial(

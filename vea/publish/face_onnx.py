@@ -8,12 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-import vea
-from vea.errors import VeaError
 from vea.faces.net import CELL, network_of
 from vea.models.face_net import decode
+from vea.publish.onnx import write_onnx
 from vea.publish.verify import _compare
-from vea.storage import atomic
 
 
 class _Cells(nn.Module):
@@ -40,41 +38,22 @@ def export_face_net(weights: Path, out: Path, *, opset: int = 20) -> dict[str, f
         VeaError: ``out`` exists, or onnx, onnxscript or onnxruntime is not installed.
         RunError: an output differs by more than ``TOLERANCE``; no file is left.
     """
-    try:
-        import onnx
-        import onnxruntime
-        import onnxscript  # noqa: F401  (torch.onnx needs it)
-    except ImportError as error:
-        raise VeaError(f"--to onnx needs the package {error.name}: pip install 'vea[export]'") from None
     network = _Cells(network_of(weights)).eval()
     generator = torch.Generator().manual_seed(0)
     shapes = [(2, 3, 2 * CELL, 3 * CELL), (1, 3, 5 * CELL, 4 * CELL)]
     given = [torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8) for shape in shapes]
     height, width = torch.export.Dim("rows", min=1, max=400), torch.export.Dim("columns", min=1, max=400)
-    program = torch.onnx.export(
-        network,
-        (given[0],),
-        input_names=["images"],
-        output_names=["scores", "places"],
-        dynamic_shapes=({0: torch.export.Dim("batch"), 2: CELL * height, 3: CELL * width},),
-        opset_version=opset,
-        dynamo=True,
-        verbose=False,
-    )
-    assert program is not None
-    proto = program.model_proto
-    onnx.helper.set_model_props(proto, {"vea": vea.__version__, "name": "faces", "input": "RGB, uint8 0..255"})
-    with atomic.new_file(out, replace=False) as temporary, torch.inference_mode():
-        onnx.save(proto, temporary)
-        session = onnxruntime.InferenceSession(temporary, providers=["CPUExecutionProvider"])
-        theirs, ours = [], []
-        for images in given:
-            ran, expected = session.run(["scores", "places"], {"images": images.numpy()}), network(images)
-            theirs.append([ran[0].ravel(), ran[1].ravel() / 100])
-            ours.append([expected[0].flatten(), expected[1].flatten() / 100])
-        names = ("scores", "places")
+    names = ["scores", "places"]
+
+    def check(ran: list[list[np.ndarray]]) -> dict[str, float]:
+        theirs = [[scores.ravel(), places.ravel() / 100] for scores, places in ran]
+        ours = [[scores.flatten(), places.flatten() / 100] for scores, places in map(network, given)]
         return _compare(
             {name: torch.from_numpy(np.concatenate(parts)) for name, parts in zip(names, zip(*theirs))},
             {name: torch.cat(parts) for name, parts in zip(names, zip(*ours))},
             what=f"{out}",
         )
+
+    sizes = {0: torch.export.Dim("batch"), 2: CELL * height, 3: CELL * width}
+    return write_onnx(network, given, out, example=given[0], names=names, sizes=sizes, opset=opset,
+                      texts={"name": "faces", "input": "RGB, uint8 0..255"}, check=check)  # fmt: skip

@@ -78,7 +78,7 @@ def fit(
     """Trains ``task`` for ``config.train.steps`` steps, from the run's newest checkpoint where there is one.
 
     Args:
-        task: model + loss, on any device; it is moved.
+        task: model + loss, on any device; it is moved, and begins from ``config.train.init_from`` where that is given.
         config: the resolved config; its ``run_dir`` receives checkpoints, metrics, pictures and weights.
         runtime: from ``vea.distributed.runtime.start``.
         train_batches: called with (start_step, micro_batch); yields this rank's micro-batches from that step on.
@@ -91,6 +91,10 @@ def fit(
     """
     if eval_batches is not None:
         eval_batches()  # opens the sets: a mistake in data.val shows now, not at the first validation
+    if config.train.init_from:
+        loaded = task.load_pretrained(config.train.init_from)
+        if runtime.is_main:
+            print(f"init_from {config.train.init_from}: {loaded}", flush=True)
     run = _Run(config, runtime, task)
     optimizer, ema, resumed = _opened(run)
     log = _open_log(run, resumed) if runtime.is_main else None

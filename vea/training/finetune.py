@@ -83,10 +83,6 @@ def fine_tune(config: FinetuneConfig, runtime: Runtime) -> Summary:
     fields = label_fields(config)
     torch.manual_seed(config.seed)  # the same first weights on every rank, and in a run that is started again
     task = build_task(config, fields)
-    if config.train.init_from:
-        loaded = task.load_pretrained(config.train.init_from)
-        if runtime.is_main:
-            print(f"init_from {config.train.init_from}: {loaded}", flush=True)
 
     place: dict[str, Any] = {"rank": runtime.rank, "world_size": runtime.world_size}
     validation = partial(
