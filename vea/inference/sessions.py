@@ -51,7 +51,10 @@ class Sessions:
         self._read[session] += 1
         try:
             yield
-        except KeyError:  # of gradio: another connection of the session has gone, and its answers with it
+        except (
+            KeyError,
+            RuntimeError,
+        ):  # of gradio, starlette: another connection of it went, and its answers too
             if self.has_answers(session):
                 raise
         finally:
