@@ -123,8 +123,9 @@ def verdicts(results: dict[str, list[dict[str, Any]]], first: str) -> list[str]:
         if arm != "direct" and "direct" in results:
             pairs = [value_of(a, first) - value_of(b, first) for a, b in zip(records, results["direct"])]
             mean, deviation = summary(pairs)
-            within = "within" if len(pairs) < 2 or abs(mean) <= deviation else "beyond"
-            line += f", {100 * mean:+.1f} ± {100 * deviation:.1f} beside direct ({within} the spread over seeds)"
+            beside = f", {100 * mean:+.1f}" + (f" ± {100 * deviation:.1f}" if len(pairs) > 1 else "") + " beside direct"
+            within = "within" if abs(mean) <= deviation else "beyond"
+            line += beside + (f" ({within} the spread over seeds)" if len(pairs) > 1 else " (one seed)")
         lines.append(line)
     return lines
 

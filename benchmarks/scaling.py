@@ -284,6 +284,24 @@ def predict(model: Model, gpus: int, *, batch: int, machine: Machine) -> dict[st
     }  # fmt: skip
 
 
+# What to set where a term is the largest of those that a GPU waits for, beside its own computing.
+CURES = {
+    "loader": "prepare.py --max-side, cores a GPU",
+    "exposed": "more images a GPU, more links a node",
+    "gather": "fewer GPUs at more images each",
+    "relations": "a smaller global batch",
+    "checkpoint": "train.checkpoint_every",
+}
+
+
+def first_to_break(found: dict[str, float]) -> tuple[str, float]:
+    """Returns (term, seconds) of the longest wait in what ``predict`` found; "compute" where none is a percent."""
+    waits = {name: found[name] for name in ("exposed", "gather", "relations", "checkpoint")}
+    waits["loader"] = found["loader"] - found["compute"] - sum(waits.values()) + found["checkpoint"]
+    name = max(waits, key=waits.__getitem__)
+    return (name, waits[name]) if waits[name] > 0.01 * found["compute"] else ("compute", 0.0)
+
+
 def print_prediction(
     machine: Machine, *, recipes: list[str], per_gpu: int, batch: int | None
 ) -> dict[str, dict[int, dict[str, float]]]:
@@ -292,16 +310,21 @@ def print_prediction(
     result: dict[str, dict[int, dict[str, float]]] = {}
     for model in map(count, recipes):
         title = f"global batch {batch}" if batch else f"{per_gpu} images a GPU"
-        print(f"\n{model.name}, {model.parameters / 1e6:.0f} M, {model.gflop_per_image:.0f} GFLOP an image, {title}")
+        print(
+            f"\n{model.name}, {model.parameters / 1e6:.0f} M, {model.gflop_per_image:.0f} GFLOP an image "
+            f"({CLIP_GFLOP / model.gflop_per_image:.0%} of them the live teacher's), {title}"
+        )
         terms = ("compute", "loader", "exposed", "gather", "relations", "checkpoint")
         print(f"{'GPUs':>5} {'images/s':>10} {'efficiency':>11}" + "".join(f"{term:>11}" for term in terms)
-              + f" ms {'relations GB':>13} {'lost %':>7}")  # fmt: skip
+              + f" ms {'relations GB':>13} {'lost %':>7}  first to break: set")  # fmt: skip
         for gpus in (1, 8, 16, 32, 64, 128, 256, 512):
             found = predict(model, gpus, batch=batch or per_gpu * gpus, machine=machine)
             result.setdefault(model.name, {})[gpus] = found
+            first, _ = first_to_break(found)
             print(f"{gpus:>5} {found['images_per_s']:10.0f} {found['efficiency']:11.2f}"
                   + "".join(f"{1e3 * found[term]:11.1f}" for term in terms)
-                  + f"    {found['relations_gb']:13.1f} {100 * found['lost_to_failures']:7.2f}")  # fmt: skip
+                  + f"    {found['relations_gb']:13.1f} {100 * found['lost_to_failures']:7.2f}"
+                  + f"  {first}: {CURES.get(first, 'nothing')}")  # fmt: skip
     return result
 
 

@@ -233,21 +233,29 @@ def show(rows: dict[str, Any], steps: int) -> None:
 
 
 def compared(rows: dict[str, Any]) -> list[str]:
-    """Returns a sentence for each arm and reading: the paired difference from the start on the ten splits and faces."""
-    if f"{START}|0" not in rows:
-        return []
-    start, told = rows[f"{START}|0"]["end"], []
+    """Returns a sentence for each arm and reading, paired by split: minus the start; and of ``full`` minus the arm of
+    the same seed."""
+    told = []
     for arm in ARMS:
-        found = [row for key, row in sorted(rows.items()) if key.rpartition("|")[0] == arm]
-        for reading in READINGS if found else ():
-            words = []
-            for column in COLUMNS:
-                gains = [np.atleast_1d(np.subtract(row[reading][column], start[column])) for row in found]
-                wins = sum(int((gain > 0).sum()) for gain in gains)
-                words.append(f"{column} {spread([float(gain.mean()) for gain in gains])} ({wins} of "
-                             f"{sum(gain.size for gain in gains)} up)")  # fmt: skip
-            told.append(f"{arm}, {reading}, minus start: {', '.join(words)}")
+        seeds = [key.rpartition("|")[2] for key in sorted(rows) if key.rpartition("|")[0] == arm]
+        for reading in READINGS:
+            found = [rows[f"{arm}|{seed}"][reading] for seed in seeds]
+            if found and f"{START}|0" in rows:
+                told.append(f"{arm}, {reading}, minus start: {_gains(found, [rows[f'{START}|0']['end']] * len(found))}")
+            whole = [rows[key][reading] if (key := f"full|{seed}") in rows else None for seed in seeds]
+            both = [(a, b) for a, b in zip(whole, found) if a is not None]
+            if both and arm != "full":
+                told.append(f"full minus {arm}, {reading}: {_gains(*map(list, zip(*both)))}")
     return told
+
+
+def _gains(these: list[dict[str, Any]], those: list[dict[str, Any]]) -> str:
+    words = []
+    for column in COLUMNS:
+        gains = [np.atleast_1d(np.subtract(a[column], b[column])) for a, b in zip(these, those)]
+        wins, count = sum(int((gain > 0).sum()) for gain in gains), sum(gain.size for gain in gains)
+        words.append(f"{column} {spread([float(gain.mean()) for gain in gains])} ({wins} of {count} up)")
+    return ", ".join(words)
 
 
 @command

@@ -12,6 +12,7 @@ import argparse
 import json
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,13 @@ from vea.distributed import collectives
 from vea.distributed import runtime as vea_runtime
 from vea.distributed.runtime import Runtime
 from vea.errors import VeaError, command, did_you_mean
-from vea.inference.evaluate import calibrate, collect, plot_reliability
+from vea.inference.evaluate import bank_use, calibrate, collect, plot_reliability
 from vea.metrics.corruptions import CORRUPTIONS, STRENGTHS
 from vea.metrics.text_emotion import TextEmotionClassifier
 from vea.publish.report.page import write_report
 from vea.storage.atomic import write_text
 from vea.storage.checkpoint import find_weights, load_weights
+from vea.tasks.base import Batch
 from vea.tasks.recognise import RecogniseTask
 from vea.tasks.recognise_metrics import RecogniseMetrics
 from vea.tasks.saved import fields_of
@@ -148,6 +150,8 @@ def print_results(report: dict[str, Any], *, title: str) -> None:
             print_tables(target, result, title=title, console=console)
     if "blind" in report:
         print_against_blind(report["targets"], report["blind"], title=title, console=console)
+    for name, value in report.get("bank", {}).items():
+        console.print(f"bank: {name} {value:.3f}")
     for target, fitted in (report.get("calibration") or {}).items():
         (ece, ece_after), t = fitted["ece"], fitted["temperature"]
         console.print(f"{target}: temperature {t:.3f} from val; ECE {ece:.4f} -> {ece_after:.4f}")
@@ -221,15 +225,19 @@ def recognition(given: argparse.Namespace, config: RecogniseConfig, refs: list[D
     task, scored, state = open_recogniser(given, config, refs)
     task.to(runtime.device)
 
+    def batches(sets: list[DatasetRef]) -> Iterable[Batch]:
+        return eval_loader(config, task.item_spec(), refs=sets, batch_size=given.batch_size,
+                           rank=runtime.rank, world_size=runtime.world_size)  # fmt: skip
+
     def pass_over(sets: list[DatasetRef], worse: tuple[str, int] | None = None) -> RecogniseMetrics:
-        batches = eval_loader(config, task.item_spec(), refs=sets, batch_size=given.batch_size,
-                              rank=runtime.rank, world_size=runtime.world_size)  # fmt: skip
-        return collect(task, batches, runtime, RecogniseMetrics(scored), flip=given.flip, worse=worse)
+        return collect(task, batches(sets), runtime, RecogniseMetrics(scored), flip=given.flip, worse=worse)
 
     metrics = pass_over(refs)
     extra: Record = {"flip": given.flip}
     if given.calibrate:
         extra["calibration"] = calibrate(metrics, pass_over(config.data.val))
+    if config.model.bank is not None:
+        extra["bank"] = bank_use(task, batches(refs), runtime)
     if given.robustness:
         extra["robustness"] = {
             kind: [pass_over(refs, (kind, strength)).compute() for strength in STRENGTHS] for kind in CORRUPTIONS

@@ -174,8 +174,8 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--text", nargs="+", metavar="TEXT", help="read sentences instead: their emotions of GoEmotions"
     )
-    parser.add_argument("--model", help="one model, which ships (expression, expression-nano, scene), or a run or hub "
-                                        "folder; without it scene and expression")  # fmt: skip
+    parser.add_argument("--model", help="one model, which ships (expression, expression-nano, expression-pair, scene), "
+                                        "or a run or hub folder; without it scene and expression")  # fmt: skip
     parser.add_argument("--only", choices=("faces", "scene"), help="of the two models of the default, this one alone")
     parser.add_argument("--target", help="which label of the model to predict")
     parser.add_argument("--device", default="cpu")

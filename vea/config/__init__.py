@@ -15,7 +15,6 @@ from vea.config.files import apply_override, read_yaml
 from vea.config.instruct import InstructConfig, InstructModelConfig, LoraConfig, VisionConfig
 from vea.config.load import RECIPES, ConfigT, config_from_command_line, load_config
 from vea.config.pretrain import (
-    BankConfig,
     CaptionsConfig,
     DecoderConfig,
     ObjectiveConfig,
@@ -34,6 +33,7 @@ from vea.config.recognise import (
 )
 from vea.config.sections import (
     AugmentConfig,
+    BankConfig,
     DataConfig,
     DatasetRef,
     EncoderConfig,

@@ -46,7 +46,8 @@ class VisionConfig(Section):
     width: int = Field(256, ge=8, description="hidden channels of the projector")
     dropout: float = Field(0.1, ge=0, lt=1, description="dropout on the features of the towers")
     cache: bool | str = Field(
-        True, description="look at each picture once; a folder keeps what was seen for other runs"
+        True,
+        description="look at each picture and read each text below layer once; a folder keeps both for other runs",
     )
 
 
@@ -54,7 +55,10 @@ class InstructModelConfig(Section):
     """``prefix``: a causal language model with vea's vision side; ``hf``: any image-text model of transformers."""
 
     kind: Literal["prefix", "hf"] = Field("prefix", description="whose vision side: vea's, or the model's own")
-    path: str = Field(description="folder of the model, of transformers' own form; nothing is downloaded")
+    path: str = Field(
+        description="folder of the model, of transformers' own form; nothing is downloaded; tiny: two random blocks "
+        "made on the spot, to see that everything works"
+    )
     gguf: str | None = Field(None, description="prefix: name of a .gguf file in that folder; null: its safetensors")
     lora: LoraConfig = LoraConfig()
     vision: VisionConfig = VisionConfig()

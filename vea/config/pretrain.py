@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from vea.config.base import Section
-from vea.config.sections import EncoderConfig, PromptConfig, RunConfig, TeacherConfig
+from vea.config.sections import BankConfig, EncoderConfig, PromptConfig, RunConfig, TeacherConfig
 
 WITH_TEACHER = (
     "similarity",
@@ -114,16 +114,9 @@ class CaptionsConfig(Section):
     )
 
 
-class BankConfig(Section):
-    """A bank of prototypes: the scene's embedding plus its nearest prototype (vector quantisation)."""
+class SceneBankConfig(BankConfig):
+    """The bank of pretraining, on the scene's embedding."""
 
-    codes: int = Field(48, ge=2, description="number of prototypes")
-    width: int = Field(64, ge=1, description="channels of a prototype")
-    commitment: float = Field(0.25, ge=0, description="weight that holds embeddings near their prototypes")
-    decay: float = Field(0.95, gt=0, lt=1, description="of the average that moves prototypes, a step")
-    restart: float = Field(
-        0.05, ge=0, lt=1, description="a prototype used less than this share of the mean use starts again; 0: never"
-    )
     field: str | None = Field(
         None, description="label of data.val whose information in the codes is logged, never learned; null: none"
     )
@@ -158,7 +151,7 @@ class PretrainModelConfig(Section):
     frozen_blocks: int = Field(
         0, ge=0, description="the embedding and so many first blocks of the encoder do not learn; 0: all learn"
     )
-    bank: BankConfig | None = Field(None, description="a bank of prototypes on the scene's embedding; null: none")
+    bank: SceneBankConfig | None = Field(None, description="a bank of prototypes on the scene's embedding; null: none")
     salient: SalientConfig | None = Field(
         None, description="masks that remove salient patches more often; null: uniform masks"
     )

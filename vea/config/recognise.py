@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from vea.config.base import Section
-from vea.config.sections import EncoderConfig, FinetuneConfig
+from vea.config.sections import BankConfig, EncoderConfig, FinetuneConfig
 
 
 class ClassifierConfig(Section):
@@ -33,6 +33,9 @@ class ClassifierConfig(Section):
         "off",
         description="the first target is a linear function of what is predicted for the others, by no other path; "
         "strict: its loss teaches that function alone, attributes stay what they are named; joint: the attributes too",
+    )
+    bank: BankConfig | None = Field(
+        None, description="prototypes on the features that the heads see (DICE-Talk's emotion bank); null: none"
     )
 
 

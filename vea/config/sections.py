@@ -316,3 +316,15 @@ class FinetuneConfig(RunConfig):
     def eval_batch_size(self) -> int:
         """Samples a rank evaluates at a time, at most."""
         return 256
+
+
+class BankConfig(Section):
+    """A bank of prototypes: an embedding plus its nearest prototype (vector quantisation)."""
+
+    codes: int = Field(48, ge=2, description="number of prototypes")
+    width: int = Field(64, ge=1, description="channels of a prototype")
+    commitment: float = Field(0.25, ge=0, description="weight that holds embeddings near their prototypes")
+    decay: float = Field(0.95, gt=0, lt=1, description="of the average that moves prototypes, a step")
+    restart: float = Field(
+        0.05, ge=0, lt=1, description="a prototype used less than this share of the mean use starts again; 0: never"
+    )

@@ -22,11 +22,13 @@ from typing import Any
 
 from vea.data.shards.index import read_index
 from vea.errors import RunError, VeaError
+from vea.evals.outside_labels import Outside, read_records
 from vea.evals.question import Answer, Question
 from vea.evals.tasks.affect import DIGITS
 from vea.evals.tasks.base import Task, open_task
 from vea.progress import Progress
 from vea.storage.atomic import new_file, write_bytes
+from vea.taxonomy.outside import with_and_without
 
 # Ten ways to put one question; {q} is the question in its task's own words, which the judge uses.
 TEMPLATES = (
@@ -105,6 +107,40 @@ def _of_set(folder: Path, *, split: str, seed: int) -> list[Lesson]:
     return made
 
 
+def _brought(lessons: Sequence[Lesson], labels: Outside) -> list[Lesson]:
+    """Returns lessons with named choices, asked and answered in another taxonomy; those of open labels are left out."""
+    made = []
+    for lesson in lessons:
+        question = lesson.question
+        if not question.choices or "candidates" not in question.row:
+            made.append(lesson)
+            continue
+        held, _ = labels([[lesson.answer]])
+        for answer in held:
+            names, old = ", ".join(labels.classes), ", ".join(question.choices)
+            row = {**question.row, "candidates": labels.classes, "label": answer, "answer": answer}
+            prompt = question.prompt.replace(old, names)
+            asked = replace(question, prompt=prompt, choices=tuple(labels.classes), row=row)
+            made.append(replace(lesson, question=asked, answer=answer))
+    return made
+
+
+def _of_records(path: Path, *, split: str, labels: Outside) -> list[Lesson]:
+    """Returns two lessons of each text of a JSONL file, with what surrounds it and alone."""
+    made = []
+    for record in read_records(path, split=split):
+        shares, still_open = labels(record.raters)
+        if not shares:
+            continue
+        row = {"class": "E-c", "answer": ", ".join(shares), "truth": None, "shares": shares, "open": still_open}
+        forms = with_and_without(record.context, record.text)
+        for number, text in enumerate(dict.fromkeys(forms)):
+            words = TEXT_TASKS["E-c"].format(text=" ".join(text.split()), names=", ".join(labels.classes))
+            question = Question(f"{record.key}/{number}", words, row=row)
+            made.append(Lesson(question, str(row["answer"]), "E-c, text", f"texts:{path.name}", split))
+    return made
+
+
 def _of_texts(kind: str, root: Path, *, split: str) -> list[Lesson]:
     """Returns lessons without a picture: valence and arousal (EmoBank), emotions (GoEmotions)."""
     made: list[Lesson] = []
@@ -136,28 +172,41 @@ def _of_texts(kind: str, root: Path, *, split: str) -> list[Lesson]:
     return made
 
 
-def collect(specs: Sequence[str], *, split: str, data: Path | None, seed: int) -> list[Lesson]:
+def collect(
+    specs: Sequence[str], *, split: str, data: Path | None, seed: int, labels: Outside | None = None
+) -> list[Lesson]:
     """Returns the lessons of every source, in order.
 
     Args:
-        specs: a prepared set's folder, a task (``statements``, ``affect:fer``, ``choice:FOLDER`` ...), or
-            ``texts:emobank`` and ``texts:goemotions``.
+        specs: a prepared set's folder, a task (``statements``, ``affect:fer``, ``choice:FOLDER`` ...),
+            ``texts:emobank``, ``texts:goemotions``, or ``texts:FILE.jsonl`` with labels in anybody's words.
         split: train or val; lessons are never made from test.
         data: the folder above oasis/, fer2013plus/, lexicons/ and the others.
         seed: of what a task draws.
+        labels: brings the classes of prepared sets and class folders, and the labels of a file, to another taxonomy.
     """
     if split not in ("train", "val"):
         raise VeaError(f"--split {split}: instructions are made from train or val, never from {split}")
     made: list[Lesson] = []
     for spec in specs:
-        if spec.startswith("texts:"):
+        if spec.startswith("texts:") and spec.endswith(".jsonl"):
+            if labels is None:
+                raise VeaError(f"{spec}: name the taxonomy its labels are brought to, --labels NAME")
+            made += _of_records(Path(spec.removeprefix("texts:")).expanduser(), split=split, labels=labels)
+        elif spec.startswith("texts:"):
             if spec not in ("texts:emobank", "texts:goemotions") or data is None:
-                raise VeaError(f"{spec}: choose texts:emobank or texts:goemotions, and set VEA_DATA to their folder")
+                raise VeaError(
+                    f"{spec}: choose texts:FILE.jsonl, texts:emobank or texts:goemotions; the last two need VEA_DATA"
+                )
             made += _of_texts(spec, data, split=split)
-        elif (Path(spec) / "index.json").is_file():
-            made += _of_set(Path(spec), split=split, seed=seed)
         else:
-            made += _of_task(spec, split=split, data=None, seed=seed)
+            prepared = (Path(spec) / "index.json").is_file()
+            found = (
+                _of_set(Path(spec), split=split, seed=seed)
+                if prepared
+                else _of_task(spec, split=split, data=None, seed=seed)
+            )
+            made += found if labels is None else _brought(found, labels)
     return made
 
 
@@ -202,12 +251,13 @@ def _record(lesson: Lesson, number: int, *, seed: int, image: str | None) -> dic
             {"from": "gpt", "value": lesson.answer},
         ],
         "task": lesson.name, "class": lesson.kind, "source": Path(lesson.source).name, "key": lesson.question.key,
-        "split": lesson.split,
+        "split": lesson.split, **{name: lesson.question.row[name] for name in ("shares", "open")
+                                  if name in lesson.question.row},
     }  # fmt: skip
 
 
 def ready_lessons(
-    specs: Sequence[str], *, split: str, data: Path | None, seed: int, most: int | None
+    specs: Sequence[str], *, split: str, data: Path | None, seed: int, most: int | None, labels: Outside | None = None
 ) -> tuple[list[Lesson], dict[Path, str], int]:
     """Returns lessons of which each answer was read back, {picture: SHA-256}, and how many a test split also shows.
 
@@ -215,7 +265,7 @@ def ready_lessons(
         VeaError: nothing is left to teach.
         RunError: an answer is not read back by its task's parser.
     """
-    lessons = collect(specs, split=split, data=data, seed=seed)
+    lessons = collect(specs, split=split, data=data, seed=seed, labels=labels)
     held_out = held_out_pictures(specs, seed=seed)
     pictures = [p for p in dict.fromkeys(lesson.question.picture for lesson in lessons) if p is not None]
     if lost := [p for p in pictures if not p.is_file()]:
@@ -243,7 +293,7 @@ def asked(lesson: Lesson, *, seed: int) -> str:
 
 def write_instructions(
     specs: Sequence[str], out: Path, *, split: str = "train", data: Path | None = None, seed: int = 0,
-    most: int | None = None,
+    most: int | None = None, labels: Outside | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Writes ``out`` (JSONL) and the pictures beside it, in ``<stem>_images/``, each once; returns the counts.
 
@@ -254,6 +304,7 @@ def write_instructions(
         data: see ``collect``.
         seed: of templates, of what tasks draw and of what is left out.
         most: records of one task, class and answer; None keeps all.
+        labels: see ``collect``.
 
     Returns:
         ``{"records", "pictures", "leaked", "tasks": {task: {class: records}}}``; ``leaked`` counts lessons that were
@@ -263,7 +314,7 @@ def write_instructions(
         VeaError: a source is unknown or empty, or ``split`` is test.
         RunError: an answer is not read back by its task's parser: a fault of the data or of vea.
     """
-    kept, digests, leaked = ready_lessons(specs, split=split, data=data, seed=seed, most=most)
+    kept, digests, leaked = ready_lessons(specs, split=split, data=data, seed=seed, most=most, labels=labels)
     folder = out.parent / f"{out.stem}_images"
     folder.mkdir(parents=True, exist_ok=True)
     shown: dict[str, str] = {}
@@ -281,4 +332,5 @@ def write_instructions(
             counts.setdefault(lesson.name, Counter())[lesson.kind] += 1
             bar.advance(1)
     tasks = {name: dict(sorted(held.items())) for name, held in sorted(counts.items())}
-    return {"records": len(kept), "pictures": len(shown), "leaked": leaked, "tasks": tasks}
+    return {"records": len(kept), "pictures": len(shown), "leaked": leaked, "tasks": tasks,
+            **({"labels": labels.record()} if labels is not None else {})}  # fmt: skip

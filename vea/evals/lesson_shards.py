@@ -21,6 +21,7 @@ from vea.data.shards.plan import write_dataset
 from vea.errors import VeaError
 from vea.evals import oasis
 from vea.evals.instructions import TEXT_TASKS, Lesson, asked, ready_lessons
+from vea.evals.outside_labels import Outside
 from vea.evals.tasks import affect, choice
 
 # The same questions in few words: cheaper to learn from, and to be asked in.
@@ -101,7 +102,7 @@ def _samples(lessons: Sequence[Lesson], digests: dict[Path, str], *, seed: int, 
 
 def write_lessons(
     specs: Sequence[str], out: Path, *, data: Path | None = None, seed: int = 0, most: int | None = None,
-    brief_share: float = 0.0,
+    brief_share: float = 0.0, labels: Outside | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Writes the prepared set ``out`` with the splits train and val; returns the counts of train.
 
@@ -112,6 +113,7 @@ def write_lessons(
         seed: of templates, of what tasks draw and of what is left out.
         most: records of one task, class and answer; None keeps all.
         brief_share: of the questions that have a form in few words, so many have it.
+        labels: see ``vea.evals.instructions.collect``.
 
     Raises:
         VeaError: a source is unknown or empty, or the folder is taken.
@@ -122,7 +124,7 @@ def write_lessons(
     leaked = 0
     counts: dict[str, Counter[str]] = {}
     for split in ("train", "val"):
-        kept, digests, left_out = ready_lessons(specs, split=split, data=data, seed=seed, most=most)
+        kept, digests, left_out = ready_lessons(specs, split=split, data=data, seed=seed, most=most, labels=labels)
         splits[split] = _samples(kept, digests, seed=seed, brief_share=brief_share)
         leaked += left_out
         for lesson in kept if split == "train" else ():
@@ -132,4 +134,5 @@ def write_lessons(
     write_dataset(splits, out, name=out.name, title=f"lessons from {', '.join(specs)}", fields={}, card=None)
     tasks = {name: dict(sorted(held.items())) for name, held in sorted(counts.items())}
     records = sum(len(sample.text) for sample in splits["train"])
-    return {"records": records, "pictures": len(splits["train"]), "leaked": leaked, "tasks": tasks}
+    return {"records": records, "pictures": len(splits["train"]), "leaked": leaked, "tasks": tasks,
+            **({"labels": labels.record()} if labels is not None else {})}  # fmt: skip

@@ -17,6 +17,7 @@ from vea.data.views.geometry import cut, square_around
 from vea.errors import VeaError
 from vea.faces.align import cut_turned, eyes_tell, turn_of, turned_back
 from vea.faces.net import net_search
+from vea.faces.tiles import distinct, windows
 
 Box: TypeAlias = tuple[int, int, int, int]
 Search: TypeAlias = Callable[[np.ndarray], np.ndarray]  # BGR uint8 (H, W, 3) to rows (N, 16), see ``face_search``
@@ -110,9 +111,18 @@ class Detection(tuple[Box, float]):
         face.points, face.turn, face.upright = points, turn, upright or box
         return face
 
+    def moved(self, x: int, y: int) -> Detection:
+        """Returns the face where it is in a picture of which this one begins at (x, y)."""
+
+        def there(box: Box) -> Box:
+            return box[0] + x, box[1] + y, box[2] + x, box[3] + y
+
+        points = None if self.points is None else self.points + np.array([x, y])
+        return Detection(there(self[0]), self[1], points, turn=self.turn, upright=there(self.upright))
+
 
 class FaceDetector:
-    """A search with everything around it: the scale, quarter turns where nothing is found, and which way up.
+    """A search with everything around it: scale, panoramas, quarter turns where nothing is found, and which way up.
 
     Called with RGB uint8 (H, W, 3), it returns [``Detection``], largest face first. The searches find lying faces and
     put the points where those of an upright face would be; so the largest faces are looked at from four sides.
@@ -137,15 +147,26 @@ class FaceDetector:
 
     def __call__(self, image: np.ndarray) -> list[Detection]:
         height, width = image.shape[:2]
+        tiles = windows(width, height)
+        if len(tiles) > 1:
+            seen = [
+                face.moved(x0, y0) for x0, y0, x1, y1 in tiles for face in self._faces(image[y0:y1, x0:x1], turns=False)
+            ]
+            if seen:
+                return [seen[place] for place in distinct([face[0] for face in seen])]
+        return self._faces(image)
+
+    def _faces(self, image: np.ndarray, *, turns: bool = True) -> list[Detection]:
+        height, width = image.shape[:2]
         small, factor = self._scaled(image)
         least = self.min_score - MAYBE if self.second_look else self.min_score
         found = self._seconded(image, self._found(small, factor, least))
-        if not found:
+        if not found and turns:
             surer = min(1.0, self.min_score + SURER)
             tries = [self._quarter(small, turns, factor, surer) for turns in (1, 3, 2)]
             found = self._seconded(image, max(tries, key=lambda faces: sum(face[0] for face in faces)))
-        elif turns := self._way_up(image, found):
-            found = self._seconded(image, self._quarter(small, turns, factor, least)) or found
+        elif quarters := self._way_up(image, found):
+            found = self._seconded(image, self._quarter(small, quarters, factor, least)) or found
         faces = []
         for score, corners, points in found:
             low, high = np.maximum(corners.round(), 0), np.minimum(corners.round(), [width, height])

@@ -7,12 +7,18 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 
+from vea.distributed import collectives
 from vea.distributed.runtime import Runtime
+from vea.losses.classification import soft_targets
 from vea.metrics import ClassificationMetrics
 from vea.metrics.calibration import fit_temperature, reliability, sharpen
+from vea.metrics.codes import information, neighbours, perplexity
 from vea.metrics.corruptions import corrupt_batch
+from vea.models.heads import BankedHeads
 from vea.tasks.base import Batch, Metrics, Task
+from vea.tasks.recognise import RecogniseTask
 from vea.tasks.recognise_metrics import RecogniseMetrics
 from vea.training.steps import to_device
 
@@ -52,6 +58,34 @@ def collect(
                 outputs = {name: (value + mirrored[name]) / 2 for name, value in outputs.items()}
         metrics.update(outputs, batch)
     return metrics
+
+
+@torch.inference_mode()
+def bank_use(task: RecogniseTask, batches: Iterable[Batch], runtime: Runtime) -> dict[str, float]:
+    """Returns how a recogniser's bank is used: ``perplexity``, ``information/TARGET`` of its classes in bits, and
+    ``neighbours/TARGET`` of its votes; collective."""
+    heads = task.heads
+    assert isinstance(heads, BankedHeads)
+    seen: list[tuple[Tensor, dict[str, Tensor]]] = []
+    for batch in batches:
+        keep = batch["valid"].bool()
+        with runtime.autocast():
+            found = task.features(task.normalise(batch["image"].to(runtime.device)))
+        codes = heads.bank(found, step=None).codes.cpu()
+        labels = {name: soft_targets(batch["labels"][name], field=field) for name, field in task.fields.items()
+                  if field.kind in ("class", "distribution")}  # fmt: skip
+        seen.append((codes[keep], {name: rows[keep] for name, rows in labels.items()}))
+    parts = [part for rank in collectives.gather_objects(seen) for part in rank]
+    codes = torch.cat([codes for codes, _ in parts])
+    told = {"perplexity": float(perplexity(codes, count=len(heads.bank.codes)))}
+    for name in parts[0][1]:
+        rows = torch.cat([labels[name] for _, labels in parts])
+        known = rows.sum(1) > 0
+        if task.fields[name].kind == "class":
+            told[f"information/{name}"] = information(codes[known], rows[known].argmax(1))
+        else:
+            told[f"neighbours/{name}"] = neighbours(heads.affinities(name).cpu(), rows[known])
+    return told
 
 
 def calibrate(scored: RecogniseMetrics, val: RecogniseMetrics) -> dict[str, Any]:

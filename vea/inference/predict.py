@@ -266,9 +266,9 @@ def load(
     """Returns the predictor of a model that ships with vea, a fine-tuned run, or a hub folder.
 
     Args:
-        name_or_dir: ``"expression"``, ``"expression-nano"`` (less exact, a third of the time a face), a run folder of
-            any recipe of finetune/, ``"scene"`` (valence and arousal of whole pictures), or a folder that
-            ``vea export`` wrote.
+        name_or_dir: ``"expression"``, ``"expression-nano"`` (less exact, a third of the time a face),
+            ``"expression-pair"`` (both of them: more exact), a run folder of any recipe of finetune/, ``"scene"``
+            (valence and arousal of whole pictures), or a folder that ``vea export`` wrote.
         target: which label is the expression or emotion; by default the first of kind class in the run's ``targets``.
         device: where to compute, e.g. ``"cuda"``.
         landmarks: give every face that is found its points, blendshapes and pose (``vea.faces.landmarks``).

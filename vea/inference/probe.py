@@ -32,6 +32,7 @@ from vea.data.loading.loader import eval_loader
 from vea.data.shards.index import read_index
 from vea.errors import VeaError, did_you_mean
 from vea.metrics.probes import Split, choose, constant, report
+from vea.models.trunk import build_trunk
 from vea.models.vit import sincos_positions
 from vea.models.weight_files import read_weight_file
 from vea.models.weights import encoder_form, encoder_part, load_encoder
@@ -39,7 +40,6 @@ from vea.progress import Progress
 from vea.storage import atomic
 from vea.storage.checkpoint import find_weights, load_weights
 from vea.tasks.items import LabelItems
-from vea.tasks.recognise import build_trunk
 from vea.taxonomy.fields import LabelField
 
 COLOUR = "colour"

@@ -67,10 +67,11 @@ class Readings(nn.Module):
     def forward(self, found: Tensor, answers: dict[str, Tensor]) -> dict[str, Tensor]:
         told: dict[str, Tensor] = {}
         if self.units is not None:
-            told["units"] = self.units(found)
+            told["units"] = self.units(found[:, : len(self.units.mean)])
         if self._directions:
             parts = {name: getattr(self, name) for name in ("neutral", "directions", "low", "high")}
-            told["intensity"] = Intensity(self.names["intensity"], **parts)(found.float())
+            first = found[:, : parts["neutral"].shape[0]].float()  # of models that were joined: the first one's
+            told["intensity"] = Intensity(self.names["intensity"], **parts)(first)
         if self._shares is not None:
             label, classes = self._shares
             told["affect"] = affect(answers[label].float(), classes=classes)
@@ -136,7 +137,7 @@ def probe(task: RecogniseTask) -> Tensor:
 
 
 def _fits(task: RecogniseTask, known: Tensor, path: Path) -> bool:
-    found = probe(task)
+    found = probe(task)[: len(known)]  # of models that were joined: the first one's
     if known.shape == found.shape and bool((found - known).norm() <= SAME * known.norm()):
         return True
     say_once(f"{path} was made for another network than the one beside it and is left out; make it again")

@@ -33,9 +33,13 @@ def _emocaliber(text: str, candidates: Sequence[str]) -> str:
 
 
 def _strict(text: str, candidates: Sequence[str]) -> str:
-    pairs = words_with_negation(answer_text(text))
+    answer = answer_text(text)
+    pairs = words_with_negation(answer)
     words = [word for word, _ in pairs]
-    named = set()
+    named = {  # numbers, such as EmoSet's levels of brightness, have no words
+        name for name in candidates
+        if not re.search("[a-z]", name.lower()) and re.search(rf"(?<![\d.-]){re.escape(name)}(?!\.?\d)", answer)
+    }  # fmt: skip
     for name in candidates:
         parts = re.findall(r"[a-z]+(?:'[a-z]+)?(?:-[a-z]+)*", name.lower())
         for start in range(len(words) - len(parts) + 1):

@@ -30,3 +30,20 @@ def information(codes: Tensor, labels: Tensor) -> float:
     independent = joint.sum(1, keepdim=True) * joint.sum(0)
     seen = joint > 0
     return float((joint[seen] * (joint[seen] / independent[seen]).log2()).sum())
+
+
+def neighbours(affinities: Tensor, shares: Tensor) -> float:
+    """Returns whether classes that prototypes treat alike are those that people take for one another.
+
+    DICE-Talk's neighbouring emotions: Spearman's rho over pairs of classes between corr(a_c, a_d), of what K prototypes
+    say of either class, and corr(s_c, s_d), of the votes for either over N samples. NaN where a column is constant.
+
+    Args:
+        affinities: (K, C), of each prototype to each class.
+        shares: (N, C) shares of votes.
+    """
+    from scipy.stats import spearmanr  # takes a second to import
+
+    first, second = torch.triu_indices(affinities.shape[1], affinities.shape[1], 1)
+    alike, confused = (torch.corrcoef(rows.double().T)[first, second] for rows in (affinities, shares))
+    return float(spearmanr(alike.numpy(), confused.numpy()).statistic)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -180,6 +180,27 @@ class SceneLite(nn.Module):
         return torch.cat(pooled, dim=1)
 
 
+class Committee(nn.Module):
+    """Networks of this file side by side: called with (B, C, H, W), returns their features in a row (B, num_features).
+
+    ``members`` holds each one's ``name`` and ``args``, as ``model.encoder`` does (``vea.tasks.saved.join``).
+    """
+
+    def __init__(self, *, members: list[dict[str, Any]], in_chans: int = 1) -> None:
+        super().__init__()
+        built = [build_network(member["name"], channels=in_chans, args=member.get("args")) for member in members]
+        self.members = nn.ModuleList(built)
+        self.num_features = sum(cast(int, member.num_features) for member in built)
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Returns the patterns by which timm groups parameters into layers."""
+        return {"stem": r"^members\.\d+\.stem", "blocks": r"^members\.\d+\.(?:stages|extra)\.(\d+)"}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns pooled features (B, num_features), those of the first member first."""
+        return torch.cat([member(x) for member in self.members], dim=1)
+
+
 @torch.no_grad()
 def fold_norms(net: nn.Module) -> None:
     """Makes each batch norm that follows a convolution a part of it, in place: the answers stay, to fp32's rounding.
@@ -206,6 +227,7 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "vea_face_cnn": FaceCNN,
     "vea_face_nano": FaceNano,
     "vea_scene_lite": SceneLite,
+    "vea_committee": Committee,
 }
 
 

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vea.config import ClassifierConfig
+from vea.config import BankConfig, ClassifierConfig
 from vea.errors import VeaError
+from vea.models.bank import PrototypeBank
 
 
 class LinearHeads(nn.Module):
@@ -28,6 +29,31 @@ class LinearHeads(nn.Module):
         with torch.autocast(features.device.type, enabled=False):
             features = self.dropout(features.float())
             return {name: layer(features) for name, layer in self.layers.items()}
+
+
+class BankedHeads(LinearHeads):
+    """Linear heads on an embedding plus its nearest prototype (``vea.models.bank``), DICE-Talk's emotion bank.
+
+    y = V (e + U c_k) + b, k = argmin_k |W e - c_k|: so prototype k adds V U c_k, the same for all faces that choose it.
+    """
+
+    def __init__(self, features: int, *, bank: BankConfig, classes: Mapping[str, int], drop_rate: float = 0.0):
+        super().__init__(features, classes=classes, drop_rate=drop_rate)
+        self.bank = PrototypeBank(bank, width=features)
+
+    def forward(self, features: Tensor) -> dict[str, Tensor]:
+        """Returns the logits of every target."""
+        return super().forward(self.bank(features, step=None).embedding)
+
+    def learn(self, features: Tensor, *, step: int, slot: Tensor, batch_size: int) -> tuple[dict[str, Tensor], Tensor]:
+        """Returns the logits, and what holds embeddings near their prototypes (B,); the bank counts what it sees."""
+        banked = self.bank(features, step=step, slot=slot, batch_size=batch_size)
+        return super().forward(banked.embedding), banked.commitment
+
+    @torch.no_grad()
+    def affinities(self, name: str) -> Tensor:
+        """Returns (K, C) fp32: what each prototype adds to the logits of target ``name``."""
+        return (self.layers[name].weight @ self.bank.up.weight @ self.bank.codes.T).T  # type: ignore[operator]
 
 
 class AttributeHeads(LinearHeads):
@@ -122,6 +148,10 @@ def build_heads(
     Raises:
         VeaError: the config contradicts itself, or the first target has no other to learn from.
     """
+    if model.bank is not None:
+        if model.attribute_module or model.bottleneck != "off":
+            raise VeaError("model.bank goes with plain heads; unset model.attribute_module and model.bottleneck")
+        return BankedHeads(features, bank=model.bank, classes=classes, drop_rate=model.drop_rate)
     if not model.attribute_module and model.bottleneck == "off":
         return LinearHeads(features, classes=classes, drop_rate=model.drop_rate)
     if model.attribute_module and model.bottleneck != "off":

@@ -33,7 +33,7 @@ _USES = {
 
 def model_card(model: SavedModel) -> str:
     """Returns README.md: front matter, data and its terms, use, and limits as the run's evaluations measured them."""
-    evaluations = read_evaluations(model.folder)
+    evaluations = {} if "members" in model.state else read_evaluations(model.folder)  # those there are of one member
     config, described, pixels = model.task.config, model.task.metadata(), preprocessing(model)
     sets = list(dict.fromkeys(ref.path for ref in config.data.train))
     rows, limits, index = [], [], []

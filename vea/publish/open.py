@@ -17,12 +17,13 @@ from vea.distributed.runtime import compute_device
 from vea.errors import VeaError, did_you_mean
 from vea.models.cnn import NETWORKS
 from vea.models.mim import MaskedAutoencoder
+from vea.models.trunk import build_trunk
 from vea.models.weight_files import read_weight_file
 from vea.models.weights import load_encoder
 from vea.publish.hub import REPOSITORY, download
 from vea.storage.checkpoint import find_weights, load_weights
-from vea.tasks.recognise import RecogniseTask, build_trunk
-from vea.tasks.saved import SHIPPED, Recogniser, SavedModel, open_model, shipped_models
+from vea.tasks.recognise import RecogniseTask
+from vea.tasks.saved import JOINED, SHIPPED, Recogniser, SavedModel, open_model, shipped_models
 
 # The encoders of timm that the configs of this project name (a test compares); every other name of timm works as well.
 ENCODERS = (
@@ -44,7 +45,8 @@ def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
         pretrained: only those whose weights come with this installation.
     """
     wanted = pattern if any(sign in pattern for sign in "*?[") else f"*{pattern}*"
-    names = [*shipped_models()] if pretrained else [*shipped_models(), *sorted(NETWORKS), *ENCODERS]
+    names = [*shipped_models(), *JOINED]
+    names += [] if pretrained else [*sorted(NETWORKS), *ENCODERS]
     return [name for name in names if fnmatchcase(name, wanted)]
 
 
@@ -87,7 +89,7 @@ def create_model(
     Raises:
         VeaError: there is no such model, it has no such weights, or the arguments do not fit.
     """
-    if name in SHIPPED:
+    if name in SHIPPED or name in JOINED:
         given = {"num_classes": num_classes, "image_size": image_size, "in_chans": in_chans != 3, **args}
         return _shipped(name, pretrained=pretrained, changed=[key for key, value in given.items() if value])
     if name not in NETWORKS and not timm.is_model(name):
@@ -155,6 +157,8 @@ def from_pretrained(
         RunError: the hub does not answer, or a file is broken.
     """
     where = compute_device(device)
+    if name_or_dir in JOINED:
+        return Recogniser(open_model(name_or_dir)).to(where).eval()
     folder = _folder(os.fspath(name_or_dir), revision)
     is_hub = (folder / "config.json").is_file() and not (folder / "state.json").is_file()
     if not is_hub:

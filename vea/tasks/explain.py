@@ -29,12 +29,13 @@ from vea.losses.language import answer_costs, span_mean, vad_costs
 from vea.models.feature_cache import KeptFeatures, pool_patches
 from vea.models.language.tokens import HubTokens, Sentences, Tokens, WordTokens, make_sentences
 from vea.models.language.vad import read_lexicon, vad_table
+from vea.models.trunk import build_trunk
 from vea.models.weights import load_encoder
 from vea.tasks.base import Batch, Task
 from vea.tasks.explain_draw import contrast, draw
 from vea.tasks.explain_metrics import ExplainMetrics, Pair, draw_page, pairs_of
 from vea.tasks.items import LabelItems
-from vea.tasks.recognise import STATISTICS, build_trunk
+from vea.tasks.recognise import STATISTICS
 from vea.tasks.recognise_metrics import hard_targets
 from vea.taxonomy.fields import LabelField, check_same_classes
 

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -160,7 +161,9 @@ class InstructTask(Task):
             )  # fmt: skip
         first = model.vision.layer
         adapted = language if merged else with_lora(language, model.lora, first=first)
-        self.pupil = Pupil(adapted, vision, layer=first)
+        folder = Path(model.vision.cache) if isinstance(model.vision.cache, str) else None
+        self.pupil = Pupil(adapted, vision, layer=first, cache=folder)
+        self._apart: dict[tuple[str, ...], bool] = {}
         self.digits = self._digits() if config.soft_numbers else []
 
     def _digits(self) -> list[int]:
@@ -255,6 +258,16 @@ class InstructTask(Task):
         picked = torch.stack([told[:, ids].sum(1) for ids in chosen], dim=1)
         return picked / picked.sum(1, keepdim=True).clamp(min=1e-12), picked.sum(1)
 
+    def _told_apart(self, choices: tuple[str, ...]) -> bool:
+        """Returns whether the first token of an answer says which choice it is; of 0.0 and 0.1 it does not."""
+        if choices not in self._apart:
+            try:
+                first_tokens(self.tokenizer, choices)
+                self._apart[choices] = True
+            except VeaError:
+                self._apart[choices] = False
+        return self._apart[choices]
+
     def predict(self, batch: Batch) -> dict[str, Any]:
         """Returns ``rows``: for each lesson its class, and whether its likeliest choice is right, or the number."""
         pairs, logits = [], []
@@ -273,6 +286,8 @@ class InstructTask(Task):
             if lesson.get("value") is not None and tuple(lesson["choices"]) == DIGITS:
                 digits = first_tokens(self.tokenizer, DIGITS)
                 told.append({**about, "truth": lesson["value"], "value": float(expected_number(row[None], digits))})
+            elif not self._told_apart(tuple(lesson["choices"])):
+                told.append({**about, "not_asked": True})
             else:
                 shares = self.shares(row[None], lesson["choices"])[0][0]
                 right = lesson["choices"][int(shares.argmax())] == lesson["a"]

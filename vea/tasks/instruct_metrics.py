@@ -19,7 +19,10 @@ def pearson(first: list[float], second: list[float]) -> float:
 
 
 class InstructMetrics:
-    """Pearson of expected numbers, accuracy and cost of named answers; ``score``: the mean over kinds of questions."""
+    """Pearson of expected numbers, accuracy and cost of named answers; ``score``: the mean over kinds of questions.
+
+    ``not_asked`` counts the questions whose choices begin with the same token: they are taught, and not scored.
+    """
 
     def __init__(self) -> None:
         self._rows: list[dict[str, Any]] = []
@@ -31,7 +34,8 @@ class InstructMetrics:
 
     def compute(self) -> dict[str, float]:
         """Returns the scores; collective."""
-        rows = [row for rank in collectives.gather_objects(self._rows) for row in rank]
+        gathered = [row for rank in collectives.gather_objects(self._rows) for row in rank]
+        rows = [row for row in gathered if "not_asked" not in row]
         if not rows:
             raise VeaError("data.val: no lesson has named answers; name a set with classes, statements or numbers")
         found: dict[str, float] = {}
@@ -46,4 +50,5 @@ class InstructMetrics:
         for name, held in sorted(named.items()):
             found[f"{name}/accuracy"] = fmean(row["right"] for row in held)
             found[f"{name}/cost"] = fmean(row["cost"] for row in held)
-        return {"score": fmean(v for name, v in found.items() if not name.endswith("/cost")), **found}
+        found = {"score": fmean(v for name, v in found.items() if not name.endswith("/cost")), **found}
+        return found | ({"not_asked": float(len(gathered) - len(rows))} if len(rows) < len(gathered) else {})

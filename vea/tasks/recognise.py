@@ -9,21 +9,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import group_parameters
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from vea.config import ClassifierConfig, RecogniseConfig
+from vea.config import RecogniseConfig
 from vea.distributed import collectives
 from vea.errors import VeaError, did_you_mean
 from vea.losses.adversarial import reverse_gradient
 from vea.losses.affect import ccc_loss, class_weights, multilabel_loss
 from vea.losses.classification import calibrated, imitation, mix_images, mix_targets, soft_cross_entropy, soft_targets
-from vea.models.cnn import build_network
-from vea.models.heads import LinearHeads, build_heads, pool_tokens
+from vea.models.heads import BankedHeads, LinearHeads, build_heads, pool_tokens
+from vea.models.trunk import build_trunk
 from vea.models.weights import load_encoder
 from vea.tasks.base import Batch, Task
 from vea.tasks.items import LabelItems
@@ -33,37 +32,6 @@ from vea.taxonomy.fields import LabelField, check_same_classes
 # Statistics of a network that starts from scratch; weights that come with their own (init_from) bring them along.
 STATISTICS = {1: ([0.508], [0.255]), 3: (list(IMAGENET_DEFAULT_MEAN), list(IMAGENET_DEFAULT_STD))}  # 1: FER2013 train
 LAST_BLOCKS = 2  # what `model.train: last_blocks` trains, beside the heads
-
-
-def build_trunk(config: ClassifierConfig, *, image_size: int) -> nn.Module:
-    """Returns the encoder without a head: a vea network (``vea_...``), a timm ViT or another timm model.
-
-    Raises:
-        VeaError: the name is not known or the arguments do not fit.
-    """
-    encoder = config.encoder
-    if encoder.name.startswith("vea_"):
-        return build_network(encoder.name, channels=config.channels, args=encoder.args)
-    if encoder.name.startswith("vit_"):
-        from vea.models.vit import build_encoder
-
-        return build_encoder(encoder, image_size=image_size, channels=config.channels, drop_path=config.drop_path)
-    if not timm.is_model(encoder.name):
-        nearest = did_you_mean(encoder.name, timm.list_models())
-        raise VeaError(f"model.encoder.name: {encoder.name!r} is not a model of timm{nearest}")
-    arguments = {"drop_path_rate": config.drop_path} if config.drop_path else {}
-    overlay = {"file": encoder.pretrained} if encoder.pretrained else None  # timm adapts channels and drops its head
-    try:
-        return timm.create_model(
-            encoder.name,
-            pretrained=overlay is not None,
-            pretrained_cfg_overlay=overlay,
-            in_chans=config.channels,
-            num_classes=0,
-            **{**arguments, **encoder.args},
-        )
-    except (TypeError, RuntimeError, OSError) as error:
-        raise VeaError(f"model.encoder {encoder.name}: {str(error).splitlines()[0]}") from None
 
 
 class RecogniseTask(Task):
@@ -275,8 +243,12 @@ class RecogniseTask(Task):
             answers = None  # of other pictures
             targets = {name: mix_targets(rows, partner, share) for name, rows in targets.items()}
         features = self.features(self.normalise(images))
-        logits = self.heads(features)
         rows: dict[str, Tensor] = {}
+        if isinstance(self.heads, BankedHeads):
+            size = self.config.data.global_batch_size
+            logits, rows["bank/cost"] = self.heads.learn(features, step=step, slot=batch["slot"], batch_size=size)
+        else:
+            logits = self.heads(features)
         for name, field in self.fields.items():
             if field.kind == "value":
                 rows |= {f"{name}/value": logits[name][:, 0].float(), f"{name}/target": targets[name].float()}
@@ -311,9 +283,10 @@ class RecogniseTask(Task):
                 parts[name] = (1 - weight) * parts[name] + weight * rows[f"{name}/alike"].mean()
         zero = next(iter(rows.values())).new_zeros((), dtype=torch.float32)
         loss = sum((self.config.targets[name] * part for name, part in parts.items()), start=zero)
-        for name in self.unlearned:
-            parts[name] = rows[f"{name}/adverse"].mean()
-            loss = loss + parts[name]
+        for name, row in [*((name, f"{name}/adverse") for name in self.unlearned), ("bank", "bank/cost")]:
+            if row in rows:
+                parts[name] = rows[row].mean()
+                loss = loss + parts[name]
         return {"loss": loss, **{f"loss/{name}": part for name, part in parts.items()}}
 
     @staticmethod

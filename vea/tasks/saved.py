@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,10 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from vea.config import RECIPES, RecogniseConfig
+from vea.config import RECIPES, EncoderConfig, RecogniseConfig
 from vea.data.views.views import Views
 from vea.errors import VeaError
+from vea.models.heads import LinearHeads
 from vea.storage.checkpoint import find_weights, load_weights
 from vea.tasks.recognise import RecogniseTask
 from vea.taxonomy.fields import LabelField
@@ -28,6 +30,7 @@ SHIPPED = {  # name: the config it was trained by
     "expression-nano": "configs/finetune/expression_nano_distilled.yaml",
     "scene": "configs/finetune/scene.yaml",
 }
+JOINED = {"expression-pair": {"expression": 2.0, "expression-nano": 1.0}}  # name: {model that ships: share}
 
 
 @dataclass(frozen=True)
@@ -85,12 +88,14 @@ def shipped_models() -> dict[str, Path]:
 
 
 def open_model(name_or_dir: str | os.PathLike[str], *, ema: bool = False) -> SavedModel:
-    """Returns a recogniser that ships (a name of ``SHIPPED``), of a fine-tuning run, or of a hub folder.
+    """Returns a recogniser that ships (a name of ``SHIPPED`` or ``JOINED``), of a fine-tuning run, or of a hub folder.
 
     Raises:
         VeaError: there are no such weights, or they are no recogniser's.
     """
     name = os.fspath(name_or_dir)
+    if name in JOINED:
+        return join([(open_model(member), share) for member, share in JOINED[name].items()], name=name)
     folder = shipped_models().get(name, Path(name))
     if not folder.exists():
         if name in SHIPPED:
@@ -111,6 +116,46 @@ def open_model(name_or_dir: str | os.PathLike[str], *, ema: bool = False) -> Sav
             "finetune/train.py, emotion.py or attributes.py"
         )
     return SavedModel(_rebuild(schema, weights, state, folder), state, folder)
+
+
+@torch.no_grad()
+def join(members: Sequence[tuple[SavedModel, float]], *, name: str) -> SavedModel:
+    """Returns one model whose logits are the mean of its members', by their shares s_k.
+
+    Its answer is softmax(sum s_k z_k), the normalised geometric mean of theirs, p_c ~ prod p_kc^s_k (Hinton 2002,
+    products of experts). Encoders stand side by side, and a head is one layer on all their features:
+    W = [s_1 W_1, s_2 W_2, ...], b = sum s_k b_k. The first one's features come first: what lies beside its weights
+    (units, intensity) is read of them.
+
+    Raises:
+        VeaError: they differ in labels, input, or kind.
+    """
+    first, total = members[0][0], sum(share for _, share in members)
+    for model, _ in members:
+        known, theirs = first.task.metadata(), model.task.metadata()
+        differs = [key for key in known if theirs.get(key) != known[key]]
+        if not model.task.config.model.encoder.name.startswith("vea_") or type(model.task.heads) is not LinearHeads:
+            differs.append("kind (only networks of vea with plain heads can be)")
+        if differs:
+            raise VeaError(f"{first.folder} and {model.folder} cannot be joined: {', '.join(differs)} differ")
+    config = first.task.config.model_copy(deep=True)
+    encoders = [model.task.config.model.encoder for model, _ in members]
+    args = {"members": [{"name": encoder.name, "args": encoder.args} for encoder in encoders]}
+    config.name, config.model.encoder = name, EncoderConfig(name="vea_committee", args=args)
+    task = RecogniseTask(config, fields=first.task.fields).eval()
+    task.mean.copy_(first.task.mean)
+    task.std.copy_(first.task.std)
+    for own, (model, _) in zip(task.encoder.members, members):  # type: ignore[arg-type]
+        own.load_state_dict(model.task.encoder.state_dict())
+    for target in task.fields:
+        layer: Any = task.heads.get_submodule(f"layers.{target}")
+        parts: list[Any] = [
+            (model.task.heads.get_submodule(f"layers.{target}"), share / total) for model, share in members
+        ]
+        layer.weight.copy_(torch.cat([share * part.weight for part, share in parts], 1))
+        layer.bias.copy_(torch.stack([share * part.bias for part, share in parts]).sum(0))
+    shares = {model.name: {"share": share / total, "best": model.state.get("best")} for model, share in members}
+    return SavedModel(task, {**first.state, "members": shares}, first.folder)
 
 
 def _is_hub(folder: Path) -> bool:

@@ -55,6 +55,22 @@ def test_the_slowest_term_decides(scaling, model):
     assert free["exposed"] < bound["exposed"] == bound["all_reduce"]
 
 
+@pytest.mark.parametrize(
+    ("gpus", "changed", "first"),
+    [
+        (8, {"loader_cpu_ms": 13.0}, "loader"),
+        (16, {"loader_cpu_ms": 0.1}, "exposed"),
+        (512, {"loader_cpu_ms": 0.1, "overlap": 1.0, "network_gbps": 1000.0, "latency_us": 0.0}, "gather"),
+        (512, {"loader_cpu_ms": 0.1, "overlap": 1.0, "network_gbps": 1e6, "memory_tbytes": 0.01}, "relations"),
+        (1, {"loader_cpu_ms": 0.1, "checkpoint_every": 5}, "checkpoint"),
+        (1, {"loader_cpu_ms": 0.1, "checkpoint_every": 10**9}, "compute"),
+    ],
+)
+def test_first_to_break(scaling, model, gpus, changed, first):
+    found = scaling.predict(model, gpus, batch=64 * gpus, machine=scaling.Machine(**changed))
+    assert scaling.first_to_break(found)[0] == first
+
+
 def test_gather_and_relations_grow_with_the_global_batch(scaling, model):
     machine = scaling.Machine(latency_us=0)
     half, whole = (scaling.predict(model, 64, batch=batch, machine=machine) for batch in (2048, 4096))

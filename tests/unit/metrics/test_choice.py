@@ -67,3 +67,12 @@ def test_bad_input_is_one_sentence():
         choice_scores([], protocol="emobservr")
     with pytest.raises(VeaError, match="row 0"):
         choice_scores([{"task": "FI-2", "label": "x"}])
+
+
+@pytest.mark.parametrize(
+    ("reply", "named"),
+    [("0.1", "0.1"), ("It is 0.1.", "0.1"), ("0", "0"), ("0.15", "unknown"), ("10.1", "unknown"),
+     ("0.0 or 0.1", "unknown"), ("1.0", "1.0"), ("nothing", "unknown")],
+)  # fmt: skip
+def test_numbers_are_named_whole(reply, named):
+    assert parse_choice(reply, ("0", "0.0", "0.1", "1.0"), protocol="strict") == named

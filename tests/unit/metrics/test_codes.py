@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from vea.metrics.codes import information, perplexity
+from vea.metrics.codes import information, neighbours, perplexity
 
 
 def test_perplexity_is_the_number_of_codes_in_use():
@@ -24,3 +24,16 @@ def test_information_is_that_of_the_joint_shares_in_bits():
     expected = sum(p[i, j] * np.log2(p[i, j] / q[i, j]) for i in range(3) for j in range(2) if p[i, j])
     assert information(codes, labels) == pytest.approx(expected)
     assert information(torch.arange(8) % 2, torch.arange(8) // 4) == pytest.approx(0, abs=1e-12)
+
+
+def test_neighbours_are_the_rank_correlation_of_two_correlations():
+    rng = np.random.default_rng(0)
+    affinities, shares = rng.normal(size=(9, 5)), rng.dirichlet(np.ones(5), size=40)
+    pairs = [(c, d) for c in range(5) for d in range(c)]
+    ranks = [
+        np.argsort(np.argsort([np.corrcoef(rows[:, c], rows[:, d])[0, 1] for c, d in pairs]))
+        for rows in (affinities, shares)
+    ]
+    wanted = np.corrcoef(*ranks)[0, 1]
+    assert neighbours(torch.from_numpy(affinities), torch.from_numpy(shares)) == pytest.approx(wanted, abs=1e-9)
+    assert neighbours(torch.from_numpy(shares), torch.from_numpy(shares)) == pytest.approx(1)

@@ -75,3 +75,46 @@ def test_the_recipe_has_the_switch_and_says_what_contradicts():
         task(bottleneck="joint", attribute_module=True)
     with pytest.raises(VeaError, match=r"model\.bottleneck needs a second target"):
         task(["emotion"], bottleneck="joint")
+
+
+BANK = {"bank": {"codes": 5, "width": 4}, "encoder": {"name": "vea_face_cnn", "args": {"widths": [8, 8, 16]}}}
+
+
+def banked(**changes) -> RecogniseTask:
+    data = {"name": "test", "data": {"global_batch_size": 6, "virtual_readers": 1}, "train": {"steps": 1},
+            "augment": {"image_size": 24}, "targets": {"emotion": 1.0}, "model": {**BANK, **changes}}  # fmt: skip
+    torch.manual_seed(0)
+    return RecogniseTask(AttributesConfig.model_validate(data), fields={"emotion": LabelField("class", tuple("abcd"))})
+
+
+def test_a_bank_adds_its_prototype_to_what_the_heads_see():
+    task = banked().eval()
+    torch.nn.init.normal_(task.heads.bank.up.weight)
+    torch.nn.init.normal_(task.heads.layers["emotion"].weight)
+    e = torch.randn(7, 16)
+    tensors = (e, task.heads.bank.down.weight, task.heads.bank.up.weight, task.heads.bank.codes)
+    x, down, up, codes = (value.detach().double().numpy() for value in tensors)
+    layer = task.heads.layers["emotion"]
+    weight, bias = layer.weight.detach().double().numpy(), layer.bias.detach().double().numpy()
+    k = (((x @ down.T)[:, None] - codes) ** 2).sum(-1).argmin(1)
+    np.testing.assert_allclose(
+        task.heads(e)["emotion"].detach().numpy(), (x + codes[k] @ up.T) @ weight.T + bias, rtol=1e-4, atol=1e-4
+    )
+    np.testing.assert_allclose(task.heads.affinities("emotion").numpy(), codes @ up.T @ weight.T, rtol=1e-4, atol=1e-5)
+
+
+def test_a_bank_learns_beside_the_labels():
+    task = banked()
+    batch = {"image": torch.randint(0, 256, (6, 3, 24, 24), dtype=torch.uint8), "slot": torch.arange(6),
+             "labels": {"emotion": torch.arange(6) % 4}}  # fmt: skip
+    for step in range(3):
+        parts = task(batch, step=step)
+    assert parts["loss"].item() == pytest.approx((parts["loss/emotion"] + parts["loss/bank"]).item())
+    assert parts["loss/bank"] > 0 and task.heads.bank.use.sum() > 0, "it counted what it saw"
+    parts["loss"].backward()
+    assert task.heads.bank.down.weight.grad.abs().sum() > 0
+
+
+def test_a_bank_is_for_plain_heads():
+    with pytest.raises(VeaError, match=r"model\.bank goes with plain heads"):
+        banked(attribute_module=True)

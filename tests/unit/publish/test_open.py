@@ -17,13 +17,14 @@ from vea.errors import RunError, VeaError
 from vea.publish import hub
 from vea.publish import open as opening
 from vea.storage.checkpoint import save_weights
-from vea.tasks.saved import Recogniser
+from vea.tasks.saved import Recogniser, shipped_models
 
 TINY_VIT = {"image_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 2}
 SMALL = {
     "vea_face_cnn": {"image_size": 48, "widths": (8, 16, 16)},
     "vea_face_nano": {"image_size": 48, "widths": (8, 16)},
     "vea_scene_lite": {"image_size": 64, "size": 0},
+    "vea_committee": {"image_size": 48, "members": [{"name": "vea_face_nano", "args": {"widths": (8, 16)}}] * 2},
     "tf_efficientnet_lite0": {"image_size": 64},
     "resnet50": {"image_size": 32},
     "vit_base_patch16_224": TINY_VIT,
@@ -237,6 +238,6 @@ def test_what_others_import_stays():
 
 
 def test_the_shipped_states_say_how_they_were_made():
-    for name in vea.list_models(pretrained=True):
-        state = json.loads((Path(vea.__file__).parent / "assets" / name / "state.json").read_text("utf-8"))
+    for folder in shipped_models().values():
+        state = json.loads((folder / "state.json").read_text("utf-8"))
         assert state["recipe"] in ("expression", "emotion", "attributes")

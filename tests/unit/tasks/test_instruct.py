@@ -129,14 +129,19 @@ def test_image_tokens_at_the_input_are_a_prefix_of_the_whole_model(data: Path, m
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
-def test_the_picture_is_not_seen_below_its_block(data: Path, model: Path, tmp_path: Path):
-    config = config_of(data, model, tmp_path)
+def test_the_picture_is_not_seen_below_its_block(data: Path, model: Path, tmp_path: Path, monkeypatch):
+    config = config_of(data, model, tmp_path, vision={"cache": str(tmp_path / "kept")})
     task = InstructTask(config).eval()
     names = [name for name, _ in task.named_parameters() if "lora_" in name]
     assert names and all(".layers.1." in name for name in names)
     talk = task.encoded([json.loads(lessons(200)[1])], picture=True, answered=True)
-    kept = task.pupil.below(talk)
-    assert task.pupil.below(talk) is kept
+    kept, other = task.pupil.below(talk), InstructTask(config)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(task.pupil), "_through", None)  # not read twice, nor by another run with the same folder
+        torch.testing.assert_close(task.pupil.below(talk), kept, rtol=0, atol=0)
+        torch.testing.assert_close(other.pupil.below(talk), kept, rtol=0, atol=0)
+        other.pupil.base.model.layers[0].mlp.up_proj.weight.data[0] += 1
+        assert other.pupil.identity() != task.pupil.identity()
 
 
 @pytest.mark.parametrize(

@@ -137,6 +137,10 @@ class Encoded:
 
 
 SEARCHED = 960  # pixels of the longer side at which pictures are searched for faces and their colours are measured
+PANORAMA, TILE = (
+    2.5,
+    2.0,
+)  # longer side over shorter: from the first on, windows of the second are that (faces/tiles.py)
 
 
 def size_of(image: np.ndarray | Encoded) -> tuple[int, int]:
@@ -153,8 +157,10 @@ def at_scale(image: np.ndarray | Encoded, *, least: float) -> np.ndarray:
 
 
 def searched(image: np.ndarray | Encoded) -> np.ndarray:
-    """Returns the pixels, the longer side not below ``SEARCHED`` where the picture has as many."""
-    return at_scale(image, least=min(1.0, SEARCHED / max(size_of(image))))
+    """Returns the pixels, the longer side not below ``SEARCHED`` where the picture has as many; of panoramas a tile."""
+    shorter, longer = sorted(size_of(image))
+    span = TILE * shorter if longer > PANORAMA * shorter else longer
+    return at_scale(image, least=min(1.0, SEARCHED / span))
 
 
 def read_header(data: bytes | BinaryIO) -> Header:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 
 from vea.config import LoraConfig, VisionConfig
 from vea.errors import VeaError
+from vea.models.feature_cache import KeptFeatures
+from vea.models.language import tiny
 from vea.models.language.turns import Encoded, Packed, branch_mask, pack
 
 
@@ -84,7 +87,7 @@ class VisionPrefix(nn.Module):
 
 
 def read_language_model(path: str, gguf: str | None = None) -> tuple[Any, Any]:
-    """Returns (model, tokenizer) of a local folder; a tokenizer without a pad token is given its end token.
+    """Returns (model, tokenizer) of a local folder, or of ``tiny``; the pad token is the end token where there is none.
 
     Raises:
         VeaError: the folder holds no causal language model, or a tokenizer without an end.
@@ -93,6 +96,8 @@ def read_language_model(path: str, gguf: str | None = None) -> tuple[Any, Any]:
         from transformers import AutoModelForCausalLM, AutoTokenizer
     except ImportError:
         raise VeaError("recipe instruct needs the package transformers: pip install 'vea[vlm]'") from None
+    if path == tiny.NAME and not Path(path).exists():
+        return tiny.tiny_language_model()
     if not Path(path).is_dir():
         raise VeaError(f"model.path: no folder {path}; give a local folder of a causal language model")
     try:
@@ -164,14 +169,17 @@ class Pupil(nn.Module):
         language: a causal language model, with adapters or merged.
         vision: what makes image tokens of features; None for a blind pupil.
         layer: the block before which image tokens enter.
+        cache: a folder that keeps what the blocks below ``layer`` make of texts, for other runs; None: in memory.
 
     Raises:
         VeaError: the model is not built of blocks as Llama's family is, or has fewer of them.
     """
 
-    def __init__(self, language: Any, vision: VisionPrefix | None, *, layer: int = 0) -> None:
+    def __init__(
+        self, language: Any, vision: VisionPrefix | None, *, layer: int = 0, cache: Path | None = None
+    ) -> None:
         super().__init__()
-        self.language, self.vision, self.layer = language, vision, layer
+        self.language, self.vision, self.layer, self.cache = language, vision, layer, cache
         core = self.base.model
         if not all(hasattr(core, name) for name in ("layers", "rotary_emb", "norm", "embed_tokens")):
             raise VeaError(f"model.path: a {self.base.config.model_type} is not built as Llama, SmolLM and Qwen2 are")
@@ -179,7 +187,7 @@ class Pupil(nn.Module):
             raise VeaError(
                 f"model.vision.layer is {layer} and the language model has blocks 0 to {len(core.layers) - 1}"
             )
-        self._texts: dict[tuple[int, ...], Tensor] = {}  # states of texts below ``layer``, by tokens
+        self._texts: KeptFeatures | None = None  # states of texts before block ``layer``, by tokens
 
     @property
     def base(self) -> Any:
@@ -194,19 +202,34 @@ class Pupil(nn.Module):
         return states
 
     @torch.no_grad()
-    def below(self, talk: Encoded) -> Tensor:
+    def below(self, talk: Encoded, *, keep: bool = True) -> Tensor:
         """Returns the states (L, D) of one conversation before block ``layer``, where the picture is not seen yet."""
         core = self.base.model
         ids = torch.tensor([talk.ids], device=core.embed_tokens.weight.device)
         words = core.embed_tokens(ids)
         if not self.layer:
             return words[0]
-        key = tuple(-1 if image else token for token, image in zip(talk.ids, talk.image))
-        if key not in self._texts:  # one at a time: the states do not depend on what else is in a batch
+        if keep and self._texts is None:
+            self._texts = KeptFeatures(self.cache / self.identity() if self.cache else None)
+
+        def made(_: list[int]) -> Tensor:
             mask = branch_mask(torch.zeros_like(ids), ~torch.tensor([talk.image], device=ids.device))
             places = torch.arange(ids.shape[1], device=ids.device)[None]
-            self._texts[key] = self._through(words, mask, places, core.layers[: self.layer])[0]
-        return self._texts[key]
+            with torch.autocast(ids.device.type, enabled=False):
+                return self._through(words, mask, places, core.layers[: self.layer]).cpu()
+
+        key = " ".join("image" if image else str(token) for token, image in zip(talk.ids, talk.image))
+        # one at a time: the states do not depend on what else is in a batch
+        known = self._texts.get([key], made) if keep and self._texts is not None else made([0])
+        return known[0].to(ids.device)
+
+    def identity(self) -> str:
+        """Returns a name that changes with the words' embeddings and the blocks below ``layer``."""
+        core, digest = self.base.model, hashlib.sha256(str(self.layer).encode())
+        for part in (core.embed_tokens, *core.layers[: self.layer]):
+            for name, weight in part.state_dict().items():
+                digest.update(name.encode() + weight.float().cpu().numpy().tobytes())
+        return f"texts-{digest.hexdigest()[:16]}"
 
     def forward(self, rows: Sequence[Packed], states: Sequence[Tensor], features: Tensor | None) -> Tensor:
         """Returns the last states (B, L, D) of rows.
@@ -237,11 +260,11 @@ class Pupil(nn.Module):
         """Returns (..., V)."""
         return self.base.get_output_embeddings()(hidden)
 
-    def joined(self, talks: Sequence[Encoded]) -> tuple[Packed, Tensor]:
+    def joined(self, talks: Sequence[Encoded], *, keep: bool = True) -> tuple[Packed, Tensor]:
         """Returns conversations about one picture as one row, and its states ``below``."""
         row = pack(talks)
         shared = row.branch.count(0)
-        parts = [self.below(talk) for talk in talks]
+        parts = [self.below(talk, keep=keep) for talk in talks]
         return row, torch.cat([parts[0][:shared], *(part[shared:] for part in parts)])
 
     @torch.no_grad()
@@ -250,7 +273,7 @@ class Pupil(nn.Module):
         made: list[int] = []
         for _ in range(most):
             ids = Encoded(talk.ids + made, talk.learned + [False] * len(made), talk.image + [False] * len(made), 1)
-            row, states = self.joined([ids])
+            row, states = self.joined([ids], keep=False)
             hidden = self([row], [states], None if features is None else features[None])
             token = int(self.logits(hidden[0, -1]).argmax())
             if token == end:
