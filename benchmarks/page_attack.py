@@ -5,6 +5,8 @@
 Each attack is a function below; after each of them one photograph must get its usual answer. Counted are the answers by
 status, those that should not be (500 and above but 503, a secret in a body, no answer), and the resident memory before
 and after. At the end nothing of any visitor may lie on the disk. Exit 0 only if nothing bad was counted.
+
+    python benchmarks/page_attack.py --only schema [--schema-s 300]     # the page's OpenAPI, by schemathesis
 """
 
 from __future__ import annotations
@@ -14,7 +16,9 @@ import collections
 import contextlib
 import json
 import os
+import re
 import secrets
+import shutil
 import socket
 import subprocess
 import sys
@@ -50,6 +54,7 @@ class Page:
         self.secret.write_bytes(photo + self.token)
         self.answers: collections.Counter[str] = collections.Counter()
         self.bad: list[str] = []
+        self.schema_s = 300
         self._lock = threading.Lock()
         with socket.socket() as listener:
             listener.bind(("127.0.0.1", 0))
@@ -372,9 +377,11 @@ def kinds(page: Page, parallel: int) -> None:
 
 
 def unread(page: Page, parallel: int) -> None:
-    """Events that nobody reads, sessions that open and vanish, uploads that nobody uses."""
+    """Events that nobody reads, sessions that open and vanish, uploads that nobody uses: two rounds, one bound."""
     path = page.upload(b"no picture")
-    for number in range(5 * parallel):
+    for number in range(10 * parallel):
+        if number == 5 * parallel:
+            page.note(f"{page.memory():.0f} MiB after the first round")
         body = {"data": [described(path)], "session_hash": f"s{number}"}
         page.ask("POST", f"{API}/call/look", json=body)
         if number % 5 == 0:
@@ -384,8 +391,29 @@ def unread(page: Page, parallel: int) -> None:
                 line.recv(100)
 
 
+def schemathesis() -> str | None:
+    """Returns the program, on the PATH or beside this Python."""
+    beside = Path(sys.executable).with_name("schemathesis")
+    return shutil.which("schemathesis") or (str(beside) if beside.is_file() else None)
+
+
+def schema(page: Page, parallel: int) -> None:
+    """Requests that schemathesis makes of the page's own OpenAPI, for ``page.schema_s`` seconds; no server error."""
+    words = [schemathesis() or "schemathesis", "run", f"http://127.0.0.1:{page.port}{API}/openapi.json"]
+    words += ["--max-time", str(page.schema_s), "-c", "not_a_server_error", "--seed", "0", "--workers", "4"]
+    words += ["--no-color", "--continue-on-failure"]
+    with tempfile.TemporaryDirectory(prefix="schemathesis-") as work:
+        done = subprocess.run(words, cwd=work, capture_output=True, text=True, timeout=2 * page.schema_s + 120)
+    print(done.stdout[-4000:] or done.stderr[-4000:], flush=True)
+    cases = re.search(r"(\d+) generated", done.stdout)
+    page.note(f"schemathesis exit {done.returncode}, cases {cases[1] if cases else 'unknown'}")
+    if done.returncode or not cases or not int(cases[1]):
+        page.note("bad", f"schemathesis ended with {done.returncode}: {(done.stderr or done.stdout)[-1500:]}")
+
+
 ATTACKS: dict[str, Callable[[Page, int], None]] = {
     "paths": paths, "many": many, "large": large, "slow": slow, "broken": broken, "kinds": kinds, "unread": unread,
+    "schema": schema,
 }  # fmt: skip
 
 
@@ -416,17 +444,21 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photo", type=Path, help="(people_samples/images/astronaut.jpg of VEA_DATA)")
     parser.add_argument("--parallel", type=int, default=200)
-    parser.add_argument("--only", default=",".join(ATTACKS))
+    parser.add_argument("--only", default=",".join(name for name in ATTACKS if name != "schema"))
+    parser.add_argument("--schema-s", type=int, default=300, help="of the attack 'schema', by schemathesis")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args(argv)
     photo = given.photo or Path(os.environ.get("VEA_DATA", "")) / "people_samples/images/astronaut.jpg"
     names = given.only.split(",")
+    if "schema" in names and not schemathesis():
+        raise VeaError("the attack 'schema' needs schemathesis on the PATH: pipx install schemathesis")
     if not photo.is_file():
         raise VeaError(f"no photograph {photo}: name one with --photo")
     if unknown := set(names) - set(ATTACKS):
         raise VeaError(f"no attack {', '.join(sorted(unknown))}; there are {', '.join(ATTACKS)}")
     with tempfile.TemporaryDirectory(prefix="vea-attack-") as folder:
         page = Page(Path(folder), photo.read_bytes())
+        page.schema_s = given.schema_s
         try:
             page.wait()
             rows = run(page, names, given.parallel)

@@ -109,6 +109,11 @@ class RecogniseConfig(FinetuneConfig):
         """The label fields that the loader delivers."""
         return [*self.targets, *self.adversarial]
 
+    @property
+    def reads_faces(self) -> bool:
+        """True where the model is one of faces, which ``predict`` finds, and not of whole pictures."""
+        return self.recipe == "expression" or self.augment.region == "face"
+
 
 class EmotionConfig(RecogniseConfig):
     """``finetune/train.py``: emotion of whole scenes: classes, label sets, distributions, valence and arousal."""

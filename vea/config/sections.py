@@ -34,7 +34,9 @@ class DatasetRef(Section):
         description="sidecar of `vea enrich persons` for samples without person boxes; null: the boxes of the set",
     )
     faces: str | None = Field(
-        None, description="sidecar of `vea enrich faces`, whose boxes are salient for model.salient; null: none"
+        None,
+        description="sidecar of `vea enrich faces`, whose boxes are salient for model.salient, and what "
+        "augment.region=face sees; null: none, or `faces` where the region asks for it",
     )
     saliency: str | None = Field(None, description="sidecar of `vea enrich saliency`, for model.salient; null: none")
 
@@ -94,9 +96,11 @@ class AugmentConfig(Section):
     """Training-time changes to a view. Evaluation always resizes and centre-crops."""
 
     image_size: int = Field(224, ge=8, description="side of a view in pixels")
-    region: Literal["whole", "head"] = Field(
+    region: Literal["whole", "head", "face"] = Field(
         "whole",
-        description="what a model of labels sees: the whole image, or the head of the most prominent person's box",
+        description="what a model of labels sees: the whole image, the head of the most prominent person's box, or the "
+        "largest face as `vea predict` cuts it out, by the sidecar of `vea enrich faces`; samples without a face are "
+        "left out",
     )
     scale: tuple[float, float] = Field((0.2, 1.0), description="random crop: smallest and largest share of the area")
     ratio: tuple[float, float] = Field((0.75, 4 / 3), description="random crop: smallest and largest width / height")

@@ -94,8 +94,14 @@ def check_sidecars(config: RunConfig) -> Iterator[Finding]:
     for ref in [*config.data.train, *config.data.val]:
         if is_stream(ref.path):
             continue
-        asked = [(f"teacher_{one.cache}", ref.model_copy(update={"persons": None}), one) for one in alone]
-        for name, opened, one in [*asked, *([(ref.persons, ref, None)] if ref.persons else [])]:
+        asked = [
+            (f"teacher_{one.cache}", ref.model_copy(update={"persons": None, "faces": None, "saliency": None}), one)
+            for one in alone
+        ]
+        faces = ref.faces or ("faces" if config.augment.region == "face" else None)
+        beside = ref.model_copy(update={"faces": faces})
+        named = filter(None, (ref.persons, faces, ref.saliency))
+        for name, opened, one in [*asked, *((name, beside, None) for name in named)]:
             try:
                 ShardSet(opened, teacher=one, prompts=getattr(config, "prompt", None))
             except VeaError as error:

@@ -55,6 +55,8 @@ def find_pictures(folder: Path) -> tuple[list[tuple[str, Path]], Counter[str]]:
         if not pictures:
             empty.append(path.name)
     passed += Counter({"empty class folder": len(empty)} if empty else {})
+    beside = sum(path.is_file() and not path.name.startswith(".") for path in folder.iterdir())
+    passed += Counter({"beside the class folders": beside} if beside else {})
     names = sorted({label for label, _ in found})
     how = f"put the pictures of each class into a folder of its own: {folder / 'happy' / 'one.jpg'}, ..."
     if not found:
@@ -100,6 +102,14 @@ def groups_of(pictures: Sequence[Picture]) -> list[list[Picture]]:
 def _is_flat(look: bytes) -> bool:
     """Says whether a hash is that of a picture of one colour: such hashes say nothing about likeness."""
     return np.unpackbits(np.frombuffer(look, np.uint8)).sum() <= 2
+
+
+def in_two_classes(pictures: Sequence[Picture]) -> list[list[Picture]]:
+    """Returns the pictures of the same pixels that have more than one label, those of one picture together."""
+    same: dict[str, list[Picture]] = {}
+    for picture in pictures:
+        same.setdefault(picture.digest, []).append(picture)
+    return [alike for alike in same.values() if len({picture.label for picture in alike}) > 1]
 
 
 def divide(pictures: Sequence[Picture]) -> dict[str, list[Picture]]:

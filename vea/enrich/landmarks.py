@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
+from vea.data.views.decode import Encoded, at_scale
 from vea.enrich.faces import Faces
 from vea.enrich.persons import Detection, _identity
+from vea.faces.detect import faces_in
 from vea.faces.landmarks import BLENDSHAPES, Landmarker
 
 
@@ -21,7 +21,7 @@ class FaceLandmarks(Detection):
         threads: of the CPU.
     """
 
-    name = "landmarks"
+    name, encoded = "landmarks", True
 
     def __init__(self, *, min_score: float = 0.6, whole: bool = False, points: bool = False, threads: int = 1) -> None:
         self.reader = Landmarker(threads=threads)
@@ -38,11 +38,10 @@ class FaceLandmarks(Detection):
     def empty(self) -> dict[str, Any]:
         return self._row([], [])
 
-    def prepare(self, image: np.ndarray | None, metadata: dict[str, Any]) -> Any:
-        assert image is not None
-        height, width = image.shape[:2]
-        faces = [((0, 0, width, height), 1.0)] if self.detect is None else self.detect(image)
-        return self._row(faces, self.reader(image, faces))
+    def prepare(self, image: Encoded, metadata: dict[str, Any]) -> Any:
+        whole = [((0, 0, image.width, image.height), 1.0)]
+        faces: Any = whole if self.detect is None else faces_in(image, self.detect)
+        return self._row(faces, self.reader(at_scale(image, least=1.0), faces))
 
     def rows(self, prepared: list[Any]) -> list[Any]:
         return prepared

@@ -24,7 +24,7 @@ import vea
 from vea.data.shards.index import Index
 from vea.data.shards.reader import ShardReader
 from vea.data.shards.sidecars import FORMAT, check_same_set, index_checksum, read_meta
-from vea.data.views.decode import CorruptImage, decode
+from vea.data.views.decode import CorruptImage, Encoded, decode
 from vea.errors import VeaError
 from vea.storage import atomic, lock
 
@@ -41,12 +41,17 @@ class Pass:
     name: str
     suffix = ".jsonl"  # or .npy: rows are vectors of one length
     needs_image = True
+    encoded = False  # True: ``prepare`` gets an ``Encoded`` picture, and decodes what it needs of it
     batch_size = 1
     options: dict[str, Any]
     model: dict[str, Any] | None = None
 
-    def prepare(self, image: np.ndarray | None, metadata: dict[str, Any]) -> Any:
-        """Returns what ``rows`` needs of one sample, small enough to hold a batch of; ``image`` is RGB as displayed."""
+    def prepare(self, image: Any, metadata: dict[str, Any]) -> Any:
+        """Returns what ``rows`` needs of one sample, small enough to hold a batch of; ``image`` is RGB as displayed.
+
+        Raises:
+            CorruptImage: the image cannot be decoded.
+        """
         raise NotImplementedError  # abstract
 
     def rows(self, prepared: list[Any]) -> Sequence[Any] | np.ndarray:
@@ -270,14 +275,15 @@ def _make(
     for row in range(shard.samples):
         key, data, metadata = reader.read(shard.first + row)
         try:
-            image = decode(data) if enrichment.needs_image else None
+            image = (Encoded if enrichment.encoded else decode)(data) if enrichment.needs_image else None
+            found = enrichment.prepare(image, metadata)
         except CorruptImage as error:
             rows[row] = enrichment.empty()
             skipped.append({"key": key, "shard": shard.stem, "row": row, "reason": str(error)})
             say(f"skipped {key}: {error}")
             continue
         places.append(row)
-        prepared.append(enrichment.prepare(image, metadata))
+        prepared.append(found)
         if len(places) == enrichment.batch_size:
             flush()
     flush()

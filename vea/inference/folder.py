@@ -19,7 +19,7 @@ import numpy as np
 
 from vea.config import DatasetRef, RecogniseConfig
 from vea.config.sections import DataConfig, TrackingConfig, TrainConfig
-from vea.data.class_folders import Picture, divide, find_pictures, key_of, look_at
+from vea.data.class_folders import Picture, divide, find_pictures, in_two_classes, key_of, look_at
 from vea.data.loading.loader import eval_loader
 from vea.data.sample import Sample
 from vea.data.shards.plan import write_dataset
@@ -86,6 +86,9 @@ def train_on_folder(
     if gone:
         other = "" if kind == "scene" else "; --region scene looks at whole pictures"
         raise VeaError(f"--folder: no picture of {', '.join(gone)} can be used, see above{other}")
+    if twice := in_two_classes(pictures):
+        shown = "; ".join(" and ".join(key_of(picture, folder) for picture in alike[:3]) for alike in twice[:3])
+        say(f"{len(twice)} pictures lie in more than one class ({shown}): keep each in the one that is right")
     parts = divide(pictures)
     say(
         ", ".join(f"{name} {len(some)}" for name, some in parts.items())

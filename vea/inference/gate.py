@@ -20,7 +20,8 @@ from urllib.parse import parse_qs
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 
-from vea.inference.visitors import Visitors
+from vea.inference.openapi import corrected
+from vea.inference.sessions import Sessions
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
@@ -31,7 +32,7 @@ MAX_FILES = 1000  # of an upload
 _STALL_S = 30.0  # a client that sends nothing for so long is let go
 _PASSED = re.compile(
     rf"/|/config/?|/theme\.css|/favicon\.ico|/robots\.txt|/manifest\.json|/(static|assets)/[^\0]*|/login_check/?"
-    rf"|{API}/(info/?|openapi\.json|startup-events|app_id/?|theme\.css|login_check/?)"
+    rf"|{API}/(info/?|startup-events|app_id/?|theme\.css|login_check/?)"
 )
 _QUERIES = {f"{API}/queue/data": {"session_hash"}}  # of all others nothing is passed on
 # everything else is saved, not opened, by a browser
@@ -57,12 +58,13 @@ class Gate:
     Args:
         app: the application with the page mounted.
         page: the ``gradio.Blocks``: it says which events there are and what their inputs are.
-        visitors: where uploads go.
+        sessions: what gradio remembers of visitors.
         max_file: bytes of one file.
     """
 
-    def __init__(self, app: Any, page: Any, visitors: Visitors, *, max_file: int):
-        self.app, self.page, self.visitors = app, page, visitors
+    def __init__(self, app: Any, page: Any, sessions: Sessions, *, max_file: int):
+        self.app, self.page = app, page
+        self.sessions, self.visitors = sessions, sessions.visitors
         self.max_file = max_file
         self.max_upload = 10 * max_file  # of a request with several files
         self._arriving = 0  # bytes of uploads that are not whole yet
@@ -92,16 +94,9 @@ class Gate:
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(min(60.0, self.visitors.keep_s))
-            self._keep_waiting()
+            self.sessions.keep_waiting()
+            self.sessions.sweep()
             await asyncio.to_thread(self.visitors.sweep)
-
-    def _keep_waiting(self) -> None:
-        """What an event that waits or runs will read is in use, however long the queue is."""
-        for event in list(self._queue.event_ids_to_events.values()):
-            for value in (event.data.data if event.data else None) or []:
-                for file in value if isinstance(value, list) else [value]:
-                    if isinstance(file, dict) and isinstance(file.get("path"), str):
-                        self.visitors.use(file["path"], None)
 
     async def _answer(self, scope: dict[str, Any], receive: Receive, send: Send) -> Response | None:
         path, reads = scope["path"], scope["method"] in ("GET", "HEAD")
@@ -109,15 +104,17 @@ class Gate:
             return self._file(path.removeprefix(f"{API}/file="))
         if reads and path == f"{API}/upload_progress":  # answered at once: the upload itself says when it is done
             return Response('data: {"msg": "done"}\n\n', media_type="text/event-stream")
+        if reads and path == f"{API}/openapi.json":
+            return await self._described(scope, receive)
         if reads and (path == "/health" or _PASSED.fullmatch(path)):
             await self.app(self._plain(scope), receive, send)
         elif reads and re.fullmatch(rf"{API}/heartbeat/[\w-]{{1,64}}", path):
             await self._session(path.rpartition("/")[2], scope, receive, send)
         elif reads and path == f"{API}/queue/data":
             session = parse_qs(scope["query_string"].decode("latin-1")).get("session_hash", [""])[0]
-            await self._listen(session in self._queue.pending_messages_per_session, scope, receive, send)
+            await self._listen(session, scope, receive, send)
         elif reads and (found := re.fullmatch(rf"{API}/call/(?:v2/)?\w+/([\w-]{{1,64}})", path)):
-            await self._listen(self._event(found[1]), scope, receive, send)
+            await self._listen(self.sessions.of_event(found[1]), scope, receive, send)
         elif scope["method"] == "POST" and path == f"{API}/upload":
             return await self._upload(scope, receive)
         elif scope["method"] == "POST":
@@ -127,21 +124,22 @@ class Gate:
             raise Refused(404, "not found")
         return None
 
-    @property
-    def _queue(self) -> Any:
-        return self.page._queue
-
-    def _event(self, event: str) -> bool:
-        """Returns whether there is such an event, running or with an answer that nobody has read."""
-        queue = self._queue
-        return event in queue.event_ids_to_events or any(
-            event in events for events in list(queue.pending_event_ids_session.values())
-        )
-
-    async def _listen(self, there: bool, scope: dict[str, Any], receive: Receive, send: Send) -> None:
-        if not there:
+    async def _listen(self, session: str | None, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        if session is None or not self.sessions.has_answers(session):
             raise Refused(404, "no such event")
-        await self.app(self._plain(scope), receive, send)
+        with self.sessions.reading(session):
+            await self.app(self._plain(scope), receive, send)
+
+    async def _described(self, scope: dict[str, Any], receive: Receive) -> Response:
+        """Returns gradio's description of the page as OpenAPI, with what it gets wrong put right."""
+        parts = []
+
+        async def keep(message: dict[str, Any]) -> None:
+            parts.append(message.get("body", b""))
+
+        plain = [pair for pair in scope["headers"] if pair[0].lower() != b"accept-encoding"]
+        await self.app(self._plain({**scope, "method": "GET", "headers": plain}), receive, keep)
+        return JSONResponse(corrected(json.loads(b"".join(parts))))
 
     async def _session(self, session: str, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         """Passes the connection on that an open page holds; when it ends, so do the files of its session."""
@@ -150,8 +148,7 @@ class Gate:
             await self.app(self._plain(scope), receive, send)
         finally:
             if self.visitors.closed(session):
-                states = getattr(getattr(self.page, "app", None), "state_holder", None)
-                getattr(states, "session_data", {}).pop(session, None)
+                self.sessions.forget(session)
 
     def _plain(self, scope: dict[str, Any], length: int | None = None) -> dict[str, Any]:
         """Returns the scope with the parts of the query that the page uses."""

@@ -33,6 +33,7 @@ from vea.inference.gate import Gate
 from vea.inference.page_video import build_clip_tab
 from vea.inference.predict import Predictor
 from vea.inference.results import Prediction
+from vea.inference.sessions import Sessions
 from vea.inference.visitors import Visitors
 from vea.tasks.explain import ExplainTask
 
@@ -276,11 +277,11 @@ def application(
     # no font from elsewhere
     theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
     page = build(predictor, visitors, queue=queue, workers=workers, explainer=explainer, chain=chain)
-    limit = int(max_mb * 2**20)
+    sessions, limit = Sessions(page, visitors), int(max_mb * 2**20)
     gr.mount_gradio_app(
         app, page, path="/", max_file_size=limit, theme=theme, css=STYLE, footer_links=[], ssr_mode=False,
         run_history=False,
     )  # fmt: skip
     # mounting leaves both False, and with them gradio's own check that a posted path is an upload, and of SVG files
     page.has_launched = page.is_running = True
-    return Gate(app, page, visitors, max_file=limit)
+    return Gate(app, page, sessions, max_file=limit)

@@ -66,7 +66,7 @@ class Predictor:
         self.device = device
         self.description = description
         self.image_size = task.config.augment.image_size
-        self.reads_faces = task.config.recipe == "expression" if reads_faces is None else reads_faces
+        self.reads_faces = task.config.reads_faces if reads_faces is None else reads_faces
         self._view = Views(task.config.augment, seed=0, channels=task.config.model.channels, train=False)
         if task.config.augment.region == "head":
             say_once("the model was trained on heads, found by boxes of persons; here it looks at whole pictures")

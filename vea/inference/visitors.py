@@ -125,6 +125,10 @@ class Visitors:
         with self._lock:
             self._open[session] = self._open.get(session, 0) + 1
 
+    def is_open(self, session: str) -> bool:
+        """Returns whether a page of this session is open."""
+        return session in self._open
+
     def closed(self, session: str) -> bool:
         """A page of this session was closed; returns whether it was the last, and its files are gone."""
         with self._lock:

@@ -11,7 +11,7 @@ import numpy as np
 
 from vea.config import AlignConfig, DatasetRef, FinetuneConfig, PretrainConfig, RecogniseConfig, RunConfig
 from vea.data.loading.collate import Item, LabelEncoder, mask_chances, mask_noise
-from vea.data.loading.items import Drawn, ItemMaker, ItemSpec, Place
+from vea.data.loading.items import Drawn, ItemMaker, ItemSpec, Place, Unusable
 from vea.data.loading.order import KeyedUniforms, keyed_words
 from vea.data.loading.sets import ShardSet
 from vea.data.prompts import NO_TEXT, attribute_prompt, prompt
@@ -171,8 +171,15 @@ class LabelItems:
         self.config, self.channels = config, channels
 
     def open_set(self, ref: DatasetRef) -> ShardSet:
-        """Returns a set."""
-        return StreamSet(ref) if is_stream(ref.path) else ShardSet(ref)
+        """Returns a set; with ``augment.region: face`` the sidecar of its faces is there."""
+        if self.config.augment.region != "face":
+            return StreamSet(ref) if is_stream(ref.path) else ShardSet(ref)
+        if is_stream(ref.path):
+            raise VeaError(f"{ref.path} is read as a stream, which has no sidecar of faces: prepare the set")
+        shards = ShardSet(ref.model_copy(update={"faces": ref.faces or "faces"}))
+        if len(shards):
+            shards.largest_face(0)
+        return shards
 
     def maker(self, sets: Sequence[ShardSet], *, train: bool) -> ItemMaker:
         """Returns the maker; raises ``VeaError`` where no set has a label that the config names."""
@@ -189,19 +196,28 @@ class LabelItems:
 class _LabelMaker(ItemMaker):
     def __init__(self, config: FinetuneConfig, encoder: LabelEncoder, *, channels: int, train: bool) -> None:
         super().__init__(Views(config.augment, seed=config.seed, channels=channels, train=train), num_views=1)
-        self.encoder, self.head_only = encoder, config.augment.region == "head"
+        self.encoder, self.region = encoder, config.augment.region
 
     def item(self, drawn: Drawn) -> Item:
+        views = {"image": self._view(drawn)}
+        labels = self.encoder.encode(drawn.metadata.get("labels") or {}, key=drawn.key, known=drawn.shards.fields)
+        return Item(drawn.key, drawn.place[1], views, lists={"texts": drawn.metadata.get("text") or []}, labels=labels)
+
+    def _view(self, drawn: Drawn) -> np.ndarray:
+        keyed: dict[str, Any] = {"key": drawn.key, "pass_number": drawn.pass_number}
+        if self.region == "face":
+            face = drawn.shards.largest_face(drawn.i)
+            if face is None:
+                raise Unusable(drawn.key, drawn.shards.name, "by the sidecar of faces", what="shows no face")
+            return self.views.face(drawn.encoded, face[0], turn=face[1], **keyed)
         image: np.ndarray | Encoded = drawn.encoded
-        if self.head_only:
+        if self.region == "head":
             image = drawn.image
             height, width = image.shape[:2]
             window = head_window(drawn.person_boxes(), width=width, height=height)
             if window is not None:
                 image = image[window[1] : window[3], window[0] : window[2]]
-        views = {"image": self.views.one(image, key=drawn.key, pass_number=drawn.pass_number)}
-        labels = self.encoder.encode(drawn.metadata.get("labels") or {}, key=drawn.key, known=drawn.shards.fields)
-        return Item(drawn.key, drawn.place[1], views, lists={"texts": drawn.metadata.get("text") or []}, labels=labels)
+        return self.views.one(image, **keyed)
 
     def empty(self, shards: ShardSet, image: np.ndarray, *, key: str, place: Place) -> Item:
         labels = self.encoder.encode({}, key=key, known={})

@@ -49,7 +49,7 @@ class SavedModel:
     @property
     def reads_faces(self) -> bool:
         """True where the model was trained on faces (``finetune/train.py``), False for whole images."""
-        return self.task.config.recipe == "expression"
+        return self.task.config.reads_faces
 
 
 class Recogniser(nn.Module):

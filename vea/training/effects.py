@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 
-from vea.config import RunConfig
+from vea.config import FinetuneConfig, RecogniseConfig, RunConfig
 from vea.config.findings import Finding
 from vea.errors import VeaError
 
@@ -38,6 +38,10 @@ def without_effect(config: RunConfig) -> Iterator[Finding]:
     if named and not named.startswith("vit_") and getattr(model, "pool", "default") != "default":
         text = f"model.pool={model.pool} has no effect on {named}, which has no tokens"  # type: ignore[union-attr]
         yield Finding("warning", "settings", text, "remove it")
+    region = config.augment.region
+    if region != "whole" and not isinstance(config, RecogniseConfig if region == "face" else FinetuneConfig):
+        text = f"augment.region={region} has no effect with recipe {config.recipe}"
+        yield Finding("missing", "settings", text, "remove it; models of labels (expression, emotion) look there")
     yield from _cache(config)
     if train.patience and not (train.eval_every and data.val):
         todo = "set train.eval_every and data.val, or remove it"

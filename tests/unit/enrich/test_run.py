@@ -444,11 +444,15 @@ def test_a_torchvision_detector_from_a_local_file(tmp_path: Path, capsys):
 
 def test_faces_are_boxes_in_the_largest_first_order(tmp_path: Path, monkeypatch):
     from vea.enrich.faces import Faces
+    from vea.faces.detect import Detection
 
-    monkeypatch.setattr("vea.faces.detect.face_detector", lambda min_score: lambda image: [((1, 2, 9, 9), 0.91234)])
+    found = [Detection((1, 2, 9, 9), 0.91234, turn=12.5, upright=(0, 1, 9, 10))]
+    monkeypatch.setattr("vea.enrich.faces.face_detector", lambda min_score: lambda image: found)
     done = enrich(read_index(write(tmp_path / "set")), Faces(), splits=["val"], say=quiet)
     line = (done.folder / "val-000000.jsonl").read_text().splitlines()[0]
-    assert json.loads(line) == {"boxes": [[1, 2, 9, 9]], "scores": [0.9123]}
+    assert json.loads(line) == {
+        "boxes": [[1, 2, 9, 9]], "scores": [0.9123], "turns": [12.5], "upright": [[0, 1, 9, 10]],
+    }  # fmt: skip
 
 
 @pytest.mark.real_data

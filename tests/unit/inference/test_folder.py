@@ -109,6 +109,7 @@ def test_thirty_real_faces(tmp_path, vea_data):
         (lambda folder: [shutil.copy(path, path.with_name(f"copy{i}.jpg"))
                          for path in list(own(folder, 1).glob("*/*")) for i in range(9)],
          "each class needs 3 different pictures"),
+        (lambda folder: (own(folder, 4), (folder / "green" / "up").symlink_to(folder)), "each class needs 3 different"),
         (lambda folder: [path.write_bytes(b"not a picture") for path in own(folder, 4).glob("green/*")], "green"),
     ],
 )  # fmt: skip
@@ -182,3 +183,60 @@ def test_the_run_is_sized_to_the_data(tmp_path, kind, count, part):
 def test_too_few_faces_is_said(tmp_path):
     with pytest.raises(VeaError, match="--region scene"):
         train_on_folder(own(tmp_path / "own", 3), tmp_path / "run", region="face", say=lambda line: None)
+
+
+def _renamed(folder: Path) -> Path:
+    own(folder, 4)
+    for old, new in (("red things", "très heureux 😀"), ("green", "悲しい"), ("blue", " o'clock & co; $HOME")):
+        (folder / old).rename(folder / new)
+    return folder
+
+
+def _more(folder: Path, *files: tuple[str, bytes]) -> None:
+    own(folder, 4)
+    for name, data in files:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+
+
+def _png(seed: int) -> bytes:
+    out = io.BytesIO()
+    drawn(seed, COLOURS["blue"]).save(out, "PNG")
+    return out.getvalue()
+
+
+HEIC = b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00" + bytes(64)
+
+
+@pytest.mark.parametrize(
+    ("make", "count", "says"),
+    [
+        (lambda folder: _renamed(folder), 12, "très heureux 😀 4"),
+        (lambda folder: _more(folder, ("blue/A.JPG", _png(900)), ("blue/b.JpEg", _png(901))), 14, "blue 6"),
+        (lambda folder: _more(folder, ("blue/deep/er/a.png", _png(900))), 13, "blue 5"),
+        (lambda folder: _more(folder, (".git/a.png", _png(900)), ("blue/.trash/a.png", _png(901))), 12, "1 hidden"),
+        (lambda folder: _more(folder, (".DS_Store", b"x"), ("__MACOSX/blue/._a.jpg", b"x"), ("blue/.DS_Store", b"x"),
+                              ("blue/Thumbs.db", b"x")), 12, "1 .db"),
+        (lambda folder: _more(folder, ("blue/a.heic", HEIC)), 12, "pip install pillow-heif"),
+        (lambda folder: _more(folder, ("blue/a.jpg", b"none"), ("blue/b.jpg", b"")), 12, "left out: 2 pictures"),
+        (lambda folder: _more(folder, ("a.png", _png(900)), ("notes.txt", b"x")), 12, "2 beside the class folders"),
+        (lambda folder: (own(folder, 4), (folder / "nothing").mkdir()), 12, "empty class folder"),
+        (lambda folder: (own(folder, 4), (folder / "green" / "l.jpg").symlink_to(folder / "green" / "IMG_0.jpg")), 13,
+         "green 5"),
+        (lambda folder: (own(folder, 4), (folder / "green" / "gone.jpg").symlink_to(folder / "no.jpg")), 12,
+         "1 broken link"),
+        (lambda folder: (own(folder, 4), shutil.copy(folder / "green" / "IMG_0.jpg", folder / "blue" / "z.jpg")), 13,
+         "1 pictures lie in more than one class (blue__z.jpg and green__IMG_0.jpg)"),
+        (lambda folder: (own(folder, 4), [drawn(2000 + i).save(folder / "blue" / f"{i}.png") for i in range(60)]), 72,
+         "blue 64"),
+        (lambda folder: (own(folder, 4), (folder / "train").mkdir()), 12, "empty class folder"),
+    ],
+)  # fmt: skip
+def test_odd_folders_work_and_what_is_odd_is_said(tmp_path, monkeypatch, make, count, says):
+    monkeypatch.setattr("vea.data.views.decode.heif_installed", lambda: False)
+    monkeypatch.setattr("vea.inference.folder._trained", lambda *given: None)
+    make(tmp_path / "own")
+    lines: list[str] = []
+    train_on_folder(tmp_path / "own", tmp_path / "run", region="scene", say=lines.append)
+    stored = sum(len(ShardReader(tmp_path / "run/data", split)) for split in ("train", "val", "test"))
+    assert stored == count and says in "\n".join(lines), lines

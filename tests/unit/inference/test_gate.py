@@ -353,7 +353,7 @@ def test_files_outlast_the_wait_in_the_queue_but_not_their_session(tmp_path, mon
             self.predict([])
             yield from super().stream(paths)
 
-    gate = application(Slow(), max_mb=1, keep_s=0.05)
+    gate = application(Slow(), max_mb=1, keep_s=0.1)
     with TestClient(gate) as client:
         client.gate = gate
         path = upload(client)
@@ -393,3 +393,17 @@ def test_many_at_once_leave_the_store_as_it_was(page):
     [thread.start() for thread in threads]
     [thread.join() for thread in threads]
     assert answers == [200] * 20 and page.gate._arriving == 0 and len(page.gate.visitors) == 20
+
+
+def test_openapi_says_what_an_event_takes(page):
+    api = page.get("/gradio_api/openapi.json").json()
+    body = {name: place["post"]["requestBody"]["content"] for name, place in api["paths"].items() if "post" in place}
+    inputs = {name.rpartition("/")[2]: kinds.get("application/json", {}).get("schema", {}).get("properties", {})
+              for name, kinds in body.items()}  # fmt: skip
+    assert inputs["look"]["file"]["required"] == ["path"] and inputs["many"]["files"]["items"]["required"] == ["path"]
+    assert '"filepath"' not in json.dumps(api)
+    steps = inputs["watch"]["n"]
+    assert steps["type"] == "integer" and all(isinstance(value, int) for value in steps["enum"])
+    begun = page.post("/gradio_api/call/v2/look", json={"file": {"path": upload(page)}})
+    assert "event: complete" in page.get(f"/gradio_api/call/look/{begun.json()['event_id']}").text
+    assert page.head("/gradio_api/openapi.json").status_code == 200

@@ -11,13 +11,18 @@ import torch
 from PIL import Image
 
 import vea
-from vea.config import DatasetRef, RecogniseConfig
+from vea.config import DatasetRef, EmotionConfig, RecogniseConfig
+from vea.data.loading.items import Unusable
 from vea.data.loading.loader import eval_loader
 from vea.data.sample import Sample
+from vea.data.shards.index import read_index
 from vea.data.shards.plan import write_dataset
 from vea.data.views.decode import Encoded
 from vea.data.views.pictures import read_picture
-from vea.faces.detect import Detection
+from vea.enrich.faces import Faces
+from vea.enrich.run import enrich
+from vea.errors import VeaError
+from vea.faces.detect import Detection, faces_in
 from vea.inference.evidence import Chain
 from vea.inference.explain import explain
 from vea.inference.page import answer
@@ -261,3 +266,58 @@ def test_explain_sees_what_the_loader_sees(files):
     explain(Task(), [read_picture(files / "large_turned6.jpg")])
     expected = views.one(Encoded((files / "large_turned6.jpg").read_bytes()), key="")
     assert (seen[0][0].permute(1, 2, 0).numpy() == expected).all()
+
+
+@pytest.mark.parametrize("recipe", ["expression", "emotion"])
+def test_a_model_of_faces_learns_and_is_evaluated_on_what_predict_cuts(files, prepared, monkeypatch, recipe):
+    """``augment.region: face``: the sidecar's largest face, turned back, from the file at the scale that serves."""
+
+    def leaning(image: np.ndarray) -> list[Detection]:
+        height, width = image.shape[:2]
+        if width == height:
+            return []  # the square pictures show nobody
+        side = min(width, height) // 2
+        box = (width // 3, height // 5, width // 3 + side, height // 5 + side)
+        around = (box[0] + 3, box[1] - 2, box[2] - 1, box[3] + 4)
+        small = Detection((0, 0, side // 3, side // 3), 0.7)
+        return [Detection(box, 0.9, np.full((5, 2), 3.0), turn=width / 17, upright=around), small]
+
+    monkeypatch.setattr("vea.enrich.faces.face_detector", lambda min_score: leaning)
+    enrich(read_index(prepared), Faces(), name=f"faces_{recipe}", say=lambda line: None)
+    predictor = made(32, 3)
+    schema = {"expression": RecogniseConfig, "emotion": EmotionConfig}[recipe]
+    told = predictor.task.config.model_dump() | {"recipe": recipe}
+    told["augment"] |= {"region": "face", "flip": 0.0, "scale": (1.0, 1.0), "ratio": (1.0, 1.0), "eval_crop": 1.0}
+    predictor = Predictor(RecogniseTask(schema.model_validate(told), fields=predictor.fields), target="expression",
+                          device=torch.device("cpu"))  # fmt: skip
+    monkeypatch.setattr(predictor, "_detect", leaning)
+    task, refs = predictor.task, [DatasetRef(path=str(prepared), split="test", faces=f"faces_{recipe}")]
+    rows = {}
+    for batch in eval_loader(task.config, task.item_spec(), refs=refs, batch_size=16, rank=0, world_size=1):
+        with torch.inference_mode():
+            shares = task.answers(task.predict(batch))["expression"]
+        rows |= {k: (s.tolist(), i) for k, s, i, v in zip(batch["keys"], shares, batch["image"], batch["valid"]) if v}
+    shown = [name for name in NAMES if not name.startswith("square")]
+    assert sorted(rows) == sorted(name.replace(".", "-") for name in shown)
+    for name in shown:
+        shares, image = rows[name.replace(".", "-")]
+        (found,) = predictor.predict(files / name)
+        assert list(found.probabilities.values()) == pytest.approx(shares, abs=2e-6), name
+        picture = read_picture(files / name)
+        crop = predictor._crop(picture, faces_in(picture, leaning)[0])
+        assert np.array_equal(image.permute(1, 2, 0).numpy(), crop), name
+    spec = task.item_spec()
+    opened = [spec.open_set(refs[0])]
+    learned = spec.maker(opened, train=True).make(opened[0], 0, pass_number=3, place=(0, 0)).views["image"]
+    assert np.array_equal(learned, rows[opened[0].read(0)[0]][1].permute(1, 2, 0).numpy()), "nothing is drawn at chance"
+    assert not predictor.predict(files / "square.jpg")[0].faces
+    square = next(i for i in range(len(opened[0])) if opened[0].read(i)[0].startswith("square"))
+    with pytest.raises(Unusable, match="sample 'square-jpg' shows no face"):
+        spec.maker(opened, train=True).make(opened[0], square, pass_number=0, place=(0, 0))
+    with pytest.raises(VeaError, match="no sidecar faces: run `vea enrich faces"):
+        spec.open_set(DatasetRef(path=str(prepared), split="test"))
+    (prepared / "sidecars" / f"faces_{recipe}" / "meta.json").write_text(
+        (prepared / "sidecars" / f"faces_{recipe}" / "meta.json").read_text().replace('"turns": true', '"turns": false')
+    )
+    with pytest.raises(VeaError, match="does not tell how faces are turned"):
+        spec.open_set(refs[0])

@@ -50,6 +50,15 @@ def test_what_changes_nothing_is_said_at_the_start(sections, wanted, caplog):
     assert not caplog.records
 
 
+def test_regions_are_for_models_of_labels():
+    pretrain = RECIPES["pretrain"].model_validate(
+        {"name": "x", "data": {"train": [{"path": "data/a"}]}, "train": {"steps": 10}, "augment": {"region": "face"}}
+    )
+    with pytest.raises(VeaError, match=r"augment\.region=face has no effect with recipe pretrain"):
+        say_what_has_no_effect(pretrain, aloud=False)
+    assert list(without_effect(config(augment={"region": "face"}))) == []
+
+
 def test_weights_that_would_be_left_out_are_refused_on_every_rank():
     unread = config(model={"encoder": {"name": "vea_face_cnn", "pretrained": "w.pt"}, "channels": 1})
     for aloud in (True, False):

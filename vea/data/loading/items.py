@@ -50,11 +50,11 @@ class Drawn:
 
 
 class Unusable(Exception):
-    """A sample whose image cannot be decoded."""
+    """A sample whose image cannot be decoded, or does not show what is learned from."""
 
-    def __init__(self, key: str, where: str, reason: str) -> None:
-        super().__init__(f"{where}: sample {key!r} cannot be decoded ({reason})")
-        self.key = key
+    def __init__(self, key: str, where: str, reason: str, *, what: str = "cannot be decoded") -> None:
+        super().__init__(f"{where}: sample {key!r} {what} ({reason})")
+        self.key, self.what = key, what
 
 
 class ItemMaker:

@@ -128,10 +128,11 @@ class TrainSet(PlaceSet):
                 item.problems = problems
                 return item
             except Unusable as problem:
+                what = problem.what
                 problems[problem.key] = f"{problem}; the next sample of its reader stands in for it"
             draw = self.order.at(dataset=planned.dataset, reader=planned.reader, position=draw.position + 1)
         raise RunError(
-            f"{shards.name}: {MAX_REPLACEMENTS} samples in a row cannot be decoded "
+            f"{shards.name}: {MAX_REPLACEMENTS} samples in a row {what} "
             f"({', '.join(list(problems)[:3])} ...); `vea shards check` lists them"
         )
 

@@ -79,6 +79,18 @@ class ShardSet:
         """Returns the boxes of the faces sidecar for kept sample ``i``; none where the set names no such sidecar."""
         return [] if self._faces is None else self._faces.row(i if self._kept is None else int(self._kept[i]))["boxes"]
 
+    def largest_face(self, i: int) -> tuple[list[int], float] | None:
+        """Returns the upright box of the largest face of kept sample ``i`` and its turn in degrees; None without one.
+
+        Raises:
+            VeaError: the set names no faces sidecar, or one without turns.
+        """
+        if self._faces is None or not self._faces.meta["options"].get("turns"):
+            where = self._faces.folder if self._faces else f"{self.name}: no faces sidecar"
+            raise VeaError(f"{where} does not tell how faces are turned: remove it and run `vea enrich faces` again")
+        row = self._faces.row(i if self._kept is None else int(self._kept[i]))
+        return (row["upright"][0], row["turns"][0]) if row["boxes"] else None
+
     def saliency(self, i: int) -> np.ndarray | None:
         """Returns the saliency of kept sample ``i``, float32 (G, G) over the whole picture; None without a sidecar."""
         if self._saliency is None:

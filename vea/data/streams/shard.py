@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import itertools
+import json
 import re
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
@@ -18,6 +20,8 @@ from vea.errors import VeaError
 Place = tuple[int, int]  # offset and bytes of a member in a file
 PICTURES = ("jpg", "jpeg", "png", "webp", *sorted({end[1:] for end in SUFFIXES} - {"jpg", "jpeg", "png", "webp"}))
 KEPT = {*PICTURES, "txt", "json", "cls"}
+LOOKED_AT = 400  # files of a shard that are looked at for labels that nobody reads
+USUAL = ("label", "class", "emotion", "expression", "valence", "arousal")  # names of labels in JSON of others
 ATTEMPTS = 3  # of a shard whose connection breaks
 _META = re.compile(r"__[^/]*__($|/)")  # what webdataset passes over
 
@@ -185,6 +189,45 @@ def _samples(url: str, members: Iterator[dict[str, Any]]) -> Iterator[Record]:
         yield held
     elif problems:
         raise Damaged(f"none of its {len(problems)} groups has a picture")
+
+
+def left_unread(url: str, fields: Collection[str]) -> dict[str, int]:
+    """Returns {what: files} of a shard that may be labels and are not read, of its first ``LOOKED_AT`` files.
+
+    Of a tar that does not lie on this machine nothing is known beforehand.
+
+    Args:
+        url: of the shard.
+        fields: the labels that the config names; where it is one, ``KEY.cls`` is read.
+    """
+    path, counts = local_tar(url), collections.Counter[str]()
+    if path is None:
+        return {}
+    with contextlib.suppress(Missing, Damaged, OSError):
+        for file in itertools.islice(_headers(url), LOOKED_AT):
+            base = file["fname"].rpartition("/")[2]
+            suffix = base.partition(".")[2].lower()
+            if not suffix or base.startswith("."):
+                continue
+            if suffix not in KEPT or (suffix == "cls" and len(fields) != 1):
+                counts[f".{suffix}"] += 1
+            elif suffix == "json":
+                with path.open("rb") as tar:
+                    tar.seek(file["data"][0])
+                    counts.update(_labels_in(tar.read(file["data"][1]), fields))
+    return dict(counts)
+
+
+def _labels_in(data: bytes, fields: Collection[str]) -> list[str]:
+    """Returns the labels of a sample's JSON that no field reads."""
+    try:
+        known = json.loads(data.decode("utf-8-sig", "replace"))
+    except ValueError:
+        return []
+    if not isinstance(known, dict):
+        return []
+    own = known["labels"] if isinstance(known.get("labels"), dict) else {k: known[k] for k in USUAL if k in known}
+    return [f"{name!s:.40} of .json" for name, value in own.items() if name not in fields and value is not None]
 
 
 def member(record: Record, suffix: str) -> bytes:

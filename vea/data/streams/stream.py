@@ -27,8 +27,9 @@ from vea.data.loading.order import Draw, Order, permutation
 from vea.data.loading.sets import ShardSet
 from vea.data.sources.base import texts_of
 from vea.data.streams.counts import Counts
-from vea.data.streams.shard import Damaged, Missing, Record, member, records
+from vea.data.streams.shard import Damaged, Missing, Record, left_unread, member, records
 from vea.data.streams.urls import expand, local_tar, shown
+from vea.data.views.decode import say_once
 from vea.errors import RunError, VeaError
 from vea.taxonomy.fields import LabelField
 
@@ -105,6 +106,12 @@ class StreamSet(ShardSet):
             raise VeaError(
                 f"{len(lost)} of {len(self.urls)} shards are missing, first {lost[0]}: copy them here, "
                 f"or set missing_shards of this set in data.train to at least {len(lost)}"
+            )
+        if unread := left_unread(self.urls[0], self.fields):
+            told = ", ".join(f"{what} ({count})" for what, count in sorted(unread.items()))
+            say_once(
+                f"{self.name}: labels of its first shard that nothing reads: {told}; name their classes in `classes` "
+                "of this set, or prepare it"
             )
 
     @property

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import tarfile
 from pathlib import Path
 
 import pytest
 
-from vea.config import load_config
+from vea.config import DatasetRef, load_config
 from vea.data import synthetic
 from vea.data.loading.loader import eval_loader, train_loader
 from vea.data.streams import shard as shards
 from vea.data.streams.counts import Counts
-from vea.data.streams.shard import Damaged, Missing, records
+from vea.data.streams.shard import Damaged, Missing, left_unread, records
+from vea.data.streams.stream import StreamSet
 from vea.data.streams.urls import expand, is_stream, stem
 from vea.errors import RunError, VeaError
 from vea.tasks.items import item_spec
@@ -279,3 +281,33 @@ def test_a_training_run_from_tars(tars, tmp_path, script):
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     trained = [row for row in rows if row["kind"] == "train"]
     assert len(trained) == 3 and all(row["epoch"] == row["samples"] / 32 for row in trained)
+
+
+@pytest.mark.parametrize(
+    ("files", "classes", "wanted"),
+    [
+        ({"cls": b"1"}, {}, {".cls": 3}),
+        ({"cls": b"1"}, {"emotion": ["a", "b"]}, {}),
+        ({"cls": b"1"}, {"emotion": ["a", "b"], "valence": ["low", "high"]}, {".cls": 3}),
+        ({"emotion.cls": b"1", "npy": b"x"}, {}, {".emotion.cls": 3, ".npy": 3}),
+        ({"json": b'{"labels": {"emotion": "a", "age": 3, "sex": null}}'}, {"emotion": ["a"]}, {"age of .json": 3}),
+        ({"json": b'{"emotion": "a", "width": 3, "url": "x"}'}, {}, {"emotion of .json": 3}),
+        ({"json": b'{"emotion": "a"}'}, {"emotion": ["a"]}, {}),
+        ({"json": b"[1"}, {}, {}),
+        ({"txt": b"a dog"}, {}, {}),
+    ],
+)
+def test_labels_that_nothing_reads_are_said_at_the_start(tmp_path, caplog, files, classes, wanted):
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        for number in range(3):
+            add(tar, f"a/k{number}.jpg", b"a picture")
+            add(tar, f"a/.k{number}.cls", b"of macOS")
+            for suffix, data in files.items():
+                add(tar, f"a/k{number}.{suffix}", data)
+    url = str(tmp_path / "0.tar")
+    assert left_unread(url, classes) == wanted
+    with caplog.at_level(logging.WARNING, logger="vea.data"):
+        StreamSet(DatasetRef(path=url, classes=classes))
+    lines = [record.message for record in caplog.records if "that nothing reads" in record.message]
+    assert len(lines) == bool(wanted) and all(f"{what} (3)" in lines[0] for what in wanted)
+    assert left_unread(str(tmp_path / "none.tar"), classes) == left_unread("http://a/0.tar", classes) == {}
