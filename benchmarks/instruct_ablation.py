@@ -5,8 +5,9 @@
 
 A row is an arm and a seed: configs/finetune/instruct_smollm2.yaml at a smaller budget with the arm's changes, the same
 steps and pictures a step, then judged on the validation split. The pupil of all lessons and its blind twin (taught the
-same lessons without a picture) are judged on the test split too, with its own pictures and with others. A statement is read by P(Correct);
-``calibrated``: after vea's vector scaling, fitted for each kind of claim on validation. Needs VEA_DATA (OASIS).
+same lessons without a picture) are judged on the test split too, with its own pictures and with others. A
+statement is read by P(Correct); ``calibrated``: after vea's vector scaling, fitted for each kind of claim on
+validation. Needs VEA_DATA (OASIS).
 """
 
 from __future__ import annotations
