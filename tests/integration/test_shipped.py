@@ -31,7 +31,7 @@ def test_a_dead_body_is_less_pleasant_than_a_baby(vea_data):
 @pytest.mark.parametrize("name", SHIPPED)
 def test_they_are_small_and_carry_their_test_scores_and_no_folder_of_ours(repository, name):
     assert sum(path.stat().st_size for path in (ASSETS / name).iterdir()) < 16e6
-    assert (repository / SHIPPED[name]).is_file()
+    assert all((repository / word).is_file() for word in SHIPPED[name].split() if "/" in word)
     scores = json.loads((ASSETS / name / "evaluation_test.json").read_text())
     found = {target: result["metrics"] for target, result in scores["targets"].items()}
     assert scores["split"] == "test"

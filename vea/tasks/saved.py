@@ -25,10 +25,10 @@ from vea.tasks.recognise import RecogniseTask
 from vea.taxonomy.fields import LabelField
 
 ASSETS = Path(__file__).parents[1] / "assets"
-SHIPPED = {  # name: the config it was trained by
-    "expression": "configs/finetune/expression_distilled.yaml",
-    "expression-nano": "configs/finetune/expression_nano_distilled.yaml",
-    "scene": "configs/finetune/scene.yaml",
+SHIPPED = {  # name: the command it was trained by
+    "expression": "finetune/distill.py train configs/finetune/expression_distilled.yaml",
+    "expression-nano": "finetune/distill.py train configs/finetune/expression_nano_distilled.yaml",
+    "scene": "finetune/train.py configs/finetune/scene.yaml",
 }
 JOINED = {"expression-pair": {"expression": 2.0, "expression-nano": 1.0}}  # name: {model that ships: share}
 
@@ -101,7 +101,7 @@ def open_model(name_or_dir: str | os.PathLike[str], *, ema: bool = False) -> Sav
         if name in SHIPPED:
             raise VeaError(
                 f"this installation carries no model {name} (vea/assets/{name} is not there); train one with "
-                f"finetune/train.py {SHIPPED[name]} and give its run folder"
+                f"{SHIPPED[name]} and give its run folder"
             )
         raise VeaError(
             f"no model at {name}; give {' or '.join(SHIPPED)}, the run folder of a finetune recipe, or a hub folder"
@@ -113,7 +113,7 @@ def open_model(name_or_dir: str | os.PathLike[str], *, ema: bool = False) -> Sav
     if schema is None or not issubclass(schema, RecogniseConfig) or not described:
         raise VeaError(
             f"{folder} is no model that recognises anything (its recipe is {state.get('recipe')!r}); give a run of "
-            "finetune/train.py, emotion.py or attributes.py"
+            "finetune/train.py whose recipe is expression, emotion or attributes"
         )
     return SavedModel(_rebuild(schema, weights, state, folder), state, folder)
 

@@ -37,14 +37,12 @@ class ShardSet:
             options = {"prompt": (prompts or PromptConfig()).model_dump()}
             self._embeddings["teacher_text"] = teacher_sidecar(self.reader, "text", teacher, options)
         self._persons = (
-            Sidecar(self.reader, ref.persons, made_by="persons", otherwise="remove `persons` from the config")
+            Sidecar(self.reader, ref.persons, made_by="persons", otherwise="let the config read no persons")
             if ref.persons
             else None
         )
         self._faces, self._saliency = (
-            Sidecar(self.reader, name, made_by=made_by, otherwise=f"remove `{made_by}` from the config")
-            if name
-            else None
+            Sidecar(self.reader, name, made_by=made_by, otherwise=f"let the config read no {made_by}") if name else None
             for name, made_by in ((ref.faces, "faces"), (ref.saliency, "saliency"))
         )
 
