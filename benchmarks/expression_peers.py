@@ -173,14 +173,16 @@ def balanced(answers: Sequence[str], truth: Sequence[str]) -> float:
     return 100 * statistics.mean(statistics.mean(hits) for hits in right.values() if hits)
 
 
-def private_test_faces(root: Path, limit: int | None) -> list[tuple[np.ndarray, str | None, str | None]]:
-    """Returns (grey face, FER2013 class, FER+ majority class) of the private test split."""
+def fer_faces(
+    root: Path, limit: int | None = None, *, split: str = "test"
+) -> list[tuple[np.ndarray, str | None, str | None]]:
+    """Returns (grey face, FER2013 class, FER+ majority class) of a split; test is FER2013's private one."""
     card = find_card("fer2013plus", CARDS)
     source = Fer2013Plus(card)
-    raw = {key: record["votes"] for key, record in source.records(root, "test")}
+    raw = {key: record["votes"] for key, record in source.records(root, split)}
     names = card.label_fields["votes"].classes
     faces = []
-    for sample in source.samples(root, "test", limit=limit):
+    for sample in source.samples(root, split, limit=limit):
         assert isinstance(sample, Sample)  # a face that is missing from its zip would be a Skipped
         top = majority_class(raw[sample.key])
         face = cv2.imdecode(np.frombuffer(sample.image, np.uint8), cv2.IMREAD_GRAYSCALE)
@@ -222,7 +224,7 @@ def main(argv: list[str]) -> int:
         models["DenseNet121"] = densenet(base / "weights")
     except OSError as error:
         missing["DenseNet121"] = str(error)
-    faces = private_test_faces(base / "fer2013plus", arguments.limit)
+    faces = fer_faces(base / "fer2013plus", arguments.limit)
     news = lfw_faces(base / "lfw_expressions", arguments.limit)
 
     milliseconds: dict[str, list[float]] = {name: [] for name in models}

@@ -13,8 +13,6 @@ validation. Needs VEA_DATA (OASIS).
 from __future__ import annotations
 
 import argparse
-import json
-import resource
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,12 +20,12 @@ from typing import Any
 
 import numpy as np
 from instruct import interval, numbers, rows_of
-from recipes import check_finished, run, spread
+from recipes import add_rows, check_finished, kept_rows, run, spread
 from rich.console import Console
 from rich.table import Table
 
 from vea.config import load_config
-from vea.errors import VeaError, command
+from vea.errors import command
 from vea.evals import calibrate
 from vea.evals.backends.base import Backend
 from vea.evals.backends.baselines import Shuffled
@@ -35,7 +33,6 @@ from vea.evals.backends.pupil import PupilBackend
 from vea.evals.question import Answer, Question
 from vea.evals.run import evaluate
 from vea.evals.tasks.base import open_task
-from vea.storage import atomic
 from vea.tasks.instruct_saved import open_pupil
 
 ALL, TWIN = "all lessons", "blind twin"
@@ -204,29 +201,12 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--show", action="store_true", help="only the tables")
     given = parser.parse_args(argv)
     file = given.out / "rows.json"
-    made: dict[str, Any] = {"steps": given.steps, "faces": given.faces, "rows": {}}
-    if file.is_file():
-        there = json.loads(file.read_text(encoding="utf-8"))
-        if {**there, "rows": {}} != made:
-            raise VeaError(f"{file} has other --steps or --faces; give another --out")
-        made = there
+    made = kept_rows(file, {"steps": given.steps, "faces": given.faces})
     for arm in given.arms:  # a typo stops here, before any run
         load_config(given.config, settings(given, arm))
     wanted = [] if given.show else [(arm, seed) for seed in given.seeds for arm in given.arms]
-    missing = [(arm, seed) for arm, seed in wanted if f"{arm}|{seed}" not in made["rows"]]
-    for arm, seed in missing[: given.limit]:
-        print(f"{arm}, seed {seed}", flush=True)
-        before = _processor_seconds()
-        made["rows"][f"{arm}|{seed}"] = {**measured(arm, seed, given), "cpu_s": 0.0}
-        made["rows"][f"{arm}|{seed}"]["cpu_s"] = round(_processor_seconds() - before, 1)
-        atomic.write_text(file, json.dumps(made, indent=1))
-        print(made["rows"][f"{arm}|{seed}"], flush=True)
+    add_rows(file, made, wanted, lambda arm, seed: measured(arm, seed, given), limit=given.limit)
     show(made["rows"], given)
-
-
-def _processor_seconds() -> float:
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 if __name__ == "__main__":

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import resource
 import statistics
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from vea.config import load_config
 from vea.errors import RunError, VeaError
+from vea.storage.atomic import write_text
 from vea.training.resume import first_difference
 
 
@@ -49,6 +52,38 @@ def evaluated(
         search = [] if beams is None else ["--beams", str(beams)]
         run("finetune/evaluate.py", str(folder), "--split", split, *search)
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def kept_rows(file: Path, about: dict[str, Any]) -> dict[str, Any]:
+    """Returns ``{**about, "rows": {...}}`` of a file that ``add_rows`` wrote, without rows where there is none yet.
+
+    Raises:
+        VeaError: its rows were made with other settings than ``about``.
+    """
+    if not file.is_file():
+        return {**about, "rows": {}}
+    there = json.loads(file.read_text(encoding="utf-8"))
+    if {**there, "rows": {}} != {**about, "rows": {}}:
+        raise VeaError(f"{file} has other {' or '.join('--' + name.replace('_', '-') for name in about)}; "
+                       "give another place")  # fmt: skip
+    return there
+
+
+def add_rows(file: Path, made: dict[str, Any], wanted: list[tuple[str, int]],
+             measured: Callable[[str, int], dict[str, Any]], *, limit: int | None) -> None:  # fmt: skip
+    """Makes the rows (arm, seed) that ``made`` lacks, at most ``limit``; writes ``file`` after each."""
+    missing = [(arm, seed) for arm, seed in wanted if f"{arm}|{seed}" not in made["rows"]]
+    for arm, seed in missing[:limit]:
+        print(f"{arm}, seed {seed}", flush=True)
+        before = _processor_seconds()
+        row = measured(arm, seed)
+        made["rows"][f"{arm}|{seed}"] = {**row, "cpu_s": round(_processor_seconds() - before, 1)}
+        write_text(file, json.dumps(made, indent=1))
+
+
+def _processor_seconds() -> float:
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 def summary(values: list[float]) -> tuple[float, float]:

@@ -25,14 +25,13 @@ import csv
 import hashlib
 import json
 import os
-import resource
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from recipes import run, spread
+from recipes import add_rows, kept_rows, run, spread
 from rich.console import Console
 from rich.table import Table
 from timm.models.vision_transformer import VisionTransformer
@@ -242,10 +241,10 @@ def compared(rows: dict[str, Any]) -> list[str]:
             found = [rows[f"{arm}|{seed}"][reading] for seed in seeds]
             if found and f"{START}|0" in rows:
                 told.append(f"{arm}, {reading}, minus start: {_gains(found, [rows[f'{START}|0']['end']] * len(found))}")
-            whole = [rows[key][reading] if (key := f"full|{seed}") in rows else None for seed in seeds]
-            both = [(a, b) for a, b in zip(whole, found) if a is not None]
+            both = [(f"full|{seed}", row) for seed, row in zip(seeds, found) if f"full|{seed}" in rows]
             if both and arm != "full":
-                told.append(f"full minus {arm}, {reading}: {_gains(*map(list, zip(*both)))}")
+                whole = [rows[key][reading] for key, _ in both]
+                told.append(f"full minus {arm}, {reading}: {_gains(whole, [row for _, row in both])}")
     return told
 
 
@@ -279,12 +278,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--show", action="store_true", help="only the table")
     given = parser.parse_args(argv)
     torch.set_num_threads(given.threads)
-    made = {"steps": given.steps, "face_fractions": given.face_fractions, "rows": {}}
-    if given.rows.is_file():
-        there = json.loads(given.rows.read_text(encoding="utf-8"))
-        if {**there, "rows": {}} != made:
-            raise VeaError(f"{given.rows} has other --steps or --face-fractions; give other --rows and --out")
-        made = there
+    made = kept_rows(given.rows, {"steps": given.steps, "face_fractions": given.face_fractions})
     if not given.show:
         config = load_config(given.config, settings(given))
         arms = [arm for arm in given.arms if arm != START]
@@ -293,19 +287,8 @@ def main(argv: list[str]) -> None:
         judge = Judge(given, config)
         wanted = [(START, 0)] if START in given.arms else []
         wanted += [(arm, seed) for seed in given.seeds for arm in arms]
-        missing = [(arm, seed) for arm, seed in wanted if f"{arm}|{seed}" not in made["rows"]]
-        for arm, seed in missing[: given.limit]:
-            print(f"{arm}, seed {seed}", flush=True)
-            before = _processor_seconds()
-            made["rows"][f"{arm}|{seed}"] = {**measured(arm, seed, given, judge), "cpu_s": 0.0}
-            made["rows"][f"{arm}|{seed}"]["cpu_s"] = round(_processor_seconds() - before, 1)
-            atomic.write_text(given.rows, json.dumps(made, indent=1))
+        add_rows(given.rows, made, wanted, lambda arm, seed: measured(arm, seed, given, judge), limit=given.limit)
     show(made["rows"], given.steps)
-
-
-def _processor_seconds() -> float:
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 if __name__ == "__main__":

@@ -163,7 +163,6 @@ class InstructTask(Task):
         adapted = language if merged else with_lora(language, model.lora, first=first)
         folder = Path(model.vision.cache) if isinstance(model.vision.cache, str) else None
         self.pupil = Pupil(adapted, vision, layer=first, cache=folder)
-        self._apart: dict[tuple[str, ...], bool] = {}
         self.digits = self._digits() if config.soft_numbers else []
 
     def _digits(self) -> list[int]:
@@ -258,15 +257,12 @@ class InstructTask(Task):
         picked = torch.stack([told[:, ids].sum(1) for ids in chosen], dim=1)
         return picked / picked.sum(1, keepdim=True).clamp(min=1e-12), picked.sum(1)
 
-    def _told_apart(self, choices: tuple[str, ...]) -> bool:
+    def _told_apart(self, choices: Sequence[str]) -> bool:
         """Returns whether the first token of an answer says which choice it is; of 0.0 and 0.1 it does not."""
-        if choices not in self._apart:
-            try:
-                first_tokens(self.tokenizer, choices)
-                self._apart[choices] = True
-            except VeaError:
-                self._apart[choices] = False
-        return self._apart[choices]
+        try:
+            return bool(first_tokens(self.tokenizer, choices))
+        except VeaError:
+            return False
 
     def predict(self, batch: Batch) -> dict[str, Any]:
         """Returns ``rows``: for each lesson its class, and whether its likeliest choice is right, or the number."""
@@ -286,7 +282,7 @@ class InstructTask(Task):
             if lesson.get("value") is not None and tuple(lesson["choices"]) == DIGITS:
                 digits = first_tokens(self.tokenizer, DIGITS)
                 told.append({**about, "truth": lesson["value"], "value": float(expected_number(row[None], digits))})
-            elif not self._told_apart(tuple(lesson["choices"])):
+            elif not self._told_apart(lesson["choices"]):
                 told.append({**about, "not_asked": True})
             else:
                 shares = self.shares(row[None], lesson["choices"])[0][0]

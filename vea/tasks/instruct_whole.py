@@ -44,7 +44,7 @@ class InstructWholeTask(InstructTask):
             self.processor.image_processor.do_image_splitting = model.image_splitting
         self.end = int(self.tokenizer.eos_token_id)
         self.chat = Chat(self.processor, where=model.path, system=model.system, processor=True)
-        self._towers, self._apart = [], {}
+        self._towers = []
         self.model = with_lora(base, model.lora)
         self.digits = self._digits() if config.soft_numbers else []
 

@@ -31,6 +31,7 @@ SHIPPED = {  # name: the command it was trained by
     "scene": "finetune/train.py configs/finetune/scene.yaml",
 }
 JOINED = {"expression-pair": {"expression": 2.0, "expression-nano": 1.0}}  # name: {model that ships: share}
+FACE_MODELS = (*(name for name in SHIPPED if name != "scene"), *JOINED)
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class SavedModel:
 
     @property
     def reads_faces(self) -> bool:
-        """True where the model was trained on faces (``finetune/train.py``), False for whole images."""
+        """True where the model was trained on faces, False for whole images."""
         return self.task.config.reads_faces
 
 

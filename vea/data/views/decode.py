@@ -137,10 +137,8 @@ class Encoded:
 
 
 SEARCHED = 960  # pixels of the longer side at which pictures are searched for faces and their colours are measured
-PANORAMA, TILE = (
-    2.5,
-    2.0,
-)  # longer side over shorter: from the first on, windows of the second are that (faces/tiles.py)
+PANORAMA = 2.5  # longer side over shorter, from which on a picture is searched in windows (vea/faces/tiles.py)
+TILE = 2.0  # the same of a window
 
 
 def size_of(image: np.ndarray | Encoded) -> tuple[int, int]:

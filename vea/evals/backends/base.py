@@ -87,7 +87,7 @@ def open_backend(name: str, **options: Any) -> Backend:
         return import_module("vea.evals.backends.pupil").PupilBackend(folder, blind=head == "blind")
     if head == "blind":
         raise VeaError(f"{folder} is neither a pupil nor a transformers model; blind: takes the folder of one")
-    if folder.exists() or name in ("expression", "expression-nano", "expression-pair"):
+    if folder.exists() or name in import_module("vea.tasks.saved").FACE_MODELS:
         return import_module("vea.evals.backends.ours").Recogniser(name)
     raise VeaError(
         f"no model {name!r}{did_you_mean(name, [*BASELINES, 'judge'])}; a model is a baseline, a "
