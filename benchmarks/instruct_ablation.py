@@ -3,8 +3,8 @@
     python benchmarks/instruct_ablation.py --model FOLDER_OF_SMOLLM2          # go on: rows that are there are skipped
     python benchmarks/instruct_ablation.py --model FOLDER_OF_SMOLLM2 --show   # the tables of the rows there are
 
-A row is an arm and a seed: configs/finetune/instruct_smollm2.yaml at a smaller budget with the arm's changes, the same
-steps and pictures a step, then judged on the validation split. The pupil of all lessons and its blind twin (taught the
+A row is an arm and a seed: configs/finetune/instruct_smollm2.yaml with the arm's changes, the same steps and pictures a
+step for each, then judged on the validation split. The pupil of all lessons and its blind twin (taught the
 same lessons without a picture) are judged on the test split too, with its own pictures and with others. A
 statement is read by P(Correct); ``calibrated``: after vea's vector scaling, fitted for each kind of claim on
 validation. Needs VEA_DATA (OASIS).
@@ -47,9 +47,6 @@ ARMS: dict[str, tuple[list[str], tuple[str, ...] | None]] = {
     "affect alone": ([], ("affect",)),
     "statements alone": ([], ("statements",)),
 }
-# half the pictures a step and, with --steps, a fraction of the config's budget: the same for every arm
-BUDGET = ["data.global_batch_size=8", "data.virtual_readers=4", "model.buckets=2", "train.base_lr=2.4e-2",
-          r"model.lora.target_modules='.*\.(q|k|v|o|gate|up|down)_proj'"]  # fmt: skip
 COLUMNS = ("V-reg", "A-reg", "statements", "statements, calibrated", "expressions")
 
 
@@ -70,7 +67,7 @@ def settings(given: argparse.Namespace, arm: str) -> list[str]:
     return [f"data.train={sets(config.data.train)}", f"data.val={sets(config.data.val)}",
             f"model.path={given.model}", f"model.vision.cache={given.out / 'kept'}", f"train.steps={given.steps}",
             f"train.precision={given.precision}", f"runtime.threads={given.threads}", "tracking.backend=none",
-            *BUDGET, *words]  # fmt: skip
+            *words]  # fmt: skip
 
 
 def asked(backend: Backend, given: argparse.Namespace, folder: Path, split: str) -> None:
@@ -193,7 +190,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--faces", type=int, default=300, help="faces of FER+ in validation and in test, the first")
     parser.add_argument("--arms", nargs="*", choices=list(ARMS), default=list(ARMS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=280)
+    parser.add_argument("--steps", type=int, default=340)
     parser.add_argument("--precision", default="bf16", help="of training: bf16 where the processor multiplies it")
     parser.add_argument("--limit", type=int, help="most rows to make now")
     parser.add_argument("--threads", type=int, default=1)

@@ -93,19 +93,31 @@ class _LessonMaker(ItemMaker):
         return self._made(drawn.key, drawn.place, image, self._chosen(lessons, drawn), pictured, pictured and small)
 
     def _chosen(self, lessons: list[Lesson], drawn: Drawn) -> list[list[Lesson]]:
-        """Returns conversations about lessons of different classes, drawn by key: first the class, then a lesson."""
+        """Returns conversations, drawn by key, class after class; one conversation never has two lessons of a class.
+
+        So what a class contrasts about a picture (a true and a false statement) is learned in one step.
+        """
         config = self.config
         if not self.train:
             asked = [lesson for lesson in lessons if lesson.get("choices")]
             return [[asked[i]] for i in permutation(len(asked), "eval", drawn.key)[: config.eval_lessons]]
-        order = permutation(len(lessons), "lesson", config.seed, drawn.pass_number, drawn.key)
-        by_class: dict[tuple[str, str], Lesson] = {}
-        for i in order:
-            by_class.setdefault((lessons[i]["task"], lessons[i]["class"]), lessons[i])
+        by_class: dict[tuple[str, str], list[Lesson]] = {}
+        for i in permutation(len(lessons), "lesson", config.seed, drawn.pass_number, drawn.key):
+            by_class.setdefault((lessons[i]["task"], lessons[i]["class"]), []).append(lessons[i])
         classes = sorted(by_class)
-        picked = permutation(len(classes), "class", config.seed, drawn.pass_number, drawn.key)
-        taken = [by_class[classes[i]] for i in picked[: config.turns * config.conversations]]
-        return [taken[start : start + config.turns] for start in range(0, len(taken), config.turns)]
+        talks: list[list[Lesson]] = []
+        for c in permutation(len(classes), "class", config.seed, drawn.pass_number, drawn.key):
+            place = 0
+            for lesson in by_class[classes[c]]:
+                while place < len(talks) and len(talks[place]) == config.turns:
+                    place += 1
+                if place == config.conversations:
+                    break
+                if place == len(talks):
+                    talks.append([])
+                talks[place].append(lesson)
+                place += 1
+        return talks
 
     def empty(self, shards: ShardSet, image: np.ndarray, *, key: str, place: Place) -> Item:
         return self._made(key, place, image, [], False, False)
