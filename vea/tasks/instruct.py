@@ -64,6 +64,27 @@ def lessons_of(metadata: dict[str, Any], *, where: str, key: str) -> list[Lesson
     return lessons
 
 
+def dealt(classes: Sequence[Sequence[Any]], *, turns: int, most: int) -> list[list[Any]]:
+    """Returns at most ``most`` conversations of at most ``turns`` lessons, filled class after class.
+
+    No conversation has two lessons of one class. What a class contrasts about a picture (a true and a false statement)
+    comes into one step, each as if it were alone.
+    """
+    talks: list[list[Any]] = []
+    for lessons in classes:
+        place = 0
+        for lesson in lessons:
+            while place < len(talks) and len(talks[place]) == turns:
+                place += 1
+            if place == most:
+                break
+            if place == len(talks):
+                talks.append([])
+            talks[place].append(lesson)
+            place += 1
+    return talks
+
+
 class InstructItems:
     """Items: ``image``, ``picture`` and ``whole_face`` bool, and ``lessons``: conversations, each a list of lessons."""
 
@@ -93,10 +114,7 @@ class _LessonMaker(ItemMaker):
         return self._made(drawn.key, drawn.place, image, self._chosen(lessons, drawn), pictured, pictured and small)
 
     def _chosen(self, lessons: list[Lesson], drawn: Drawn) -> list[list[Lesson]]:
-        """Returns conversations, drawn by key, class after class; one conversation never has two lessons of a class.
-
-        So what a class contrasts about a picture (a true and a false statement) is learned in one step.
-        """
+        """Returns conversations about lessons drawn by key, class after class."""
         config = self.config
         if not self.train:
             asked = [lesson for lesson in lessons if lesson.get("choices")]
@@ -105,19 +123,8 @@ class _LessonMaker(ItemMaker):
         for i in permutation(len(lessons), "lesson", config.seed, drawn.pass_number, drawn.key):
             by_class.setdefault((lessons[i]["task"], lessons[i]["class"]), []).append(lessons[i])
         classes = sorted(by_class)
-        talks: list[list[Lesson]] = []
-        for c in permutation(len(classes), "class", config.seed, drawn.pass_number, drawn.key):
-            place = 0
-            for lesson in by_class[classes[c]]:
-                while place < len(talks) and len(talks[place]) == config.turns:
-                    place += 1
-                if place == config.conversations:
-                    break
-                if place == len(talks):
-                    talks.append([])
-                talks[place].append(lesson)
-                place += 1
-        return talks
+        order = permutation(len(classes), "class", config.seed, drawn.pass_number, drawn.key)
+        return dealt([by_class[classes[c]] for c in order], turns=config.turns, most=config.conversations)
 
     def empty(self, shards: ShardSet, image: np.ndarray, *, key: str, place: Place) -> Item:
         return self._made(key, place, image, [], False, False)

@@ -22,7 +22,7 @@ from vea.data.shards.plan import write_dataset
 from vea.distributed import runtime
 from vea.errors import Preempted, VeaError
 from vea.storage import checkpoint
-from vea.tasks.instruct import InstructTask
+from vea.tasks.instruct import InstructTask, dealt
 from vea.training.finetune import build_task, fine_tune
 
 DIGITS = list("0123456789")
@@ -98,6 +98,20 @@ def config_of(data: Path, folder: Path, out: Path, **changes) -> InstructConfig:
 
 def first_batch(config: InstructConfig, task: InstructTask):
     return next(iter(train_loader(config, task.item_spec(), start_step=0, micro_batch=4, rank=0, world_size=1)))
+
+
+@pytest.mark.parametrize("turns", [1, 2, 3])
+@pytest.mark.parametrize("most", [1, 2, 4])
+@pytest.mark.parametrize("sizes", [[3], [1, 1, 1], [3, 2, 1], [1, 4], [5, 5, 5], []])
+def test_conversations_are_filled_class_after_class_and_none_has_a_class_twice(sizes, turns, most):
+    classes = [[(name, number) for number in range(size)] for name, size in enumerate(sizes)]
+    talks = dealt(classes, turns=turns, most=most)
+    assert len(talks) <= most and all(1 <= len(talk) <= turns for talk in talks)
+    assert all(len({name for name, _ in talk}) == len(talk) for talk in talks)
+    taken = [lesson for talk in talks for lesson in talk]
+    assert len(set(taken)) == len(taken)
+    assert len(taken) >= min(most, sum(sizes)), "a conversation stays empty only where lessons are used up"
+    assert sum(name == 0 for name, _ in taken) == min(most, *sizes[:1]) if sizes else not taken
 
 
 def test_packed_lessons_cost_what_they_cost_alone(data: Path, model: Path, tmp_path: Path):
