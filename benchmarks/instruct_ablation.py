@@ -144,24 +144,37 @@ def place(arm: str, seed: int, given: argparse.Namespace) -> Path:
 
 
 def paired(given: argparse.Namespace, seeds: Sequence[int]) -> list[str]:
-    """Returns a sentence for each task and control: the pupil minus it on the test split, seed by seed."""
+    """Returns a sentence for each task and control: the pupil minus it on the test split, by seed, of all seeds
+    together (a picture is drawn with its answers of every seed), and so for each kind of statement."""
     told = []
     for task, fit in (("statements", False), ("statements", True), ("choice", False)):
         for control in ("shuffled", TWIN):
-            gains = []
-            for seed in seeds:
-                own = place(ALL, seed, given)
-                other = own / "shuffled" if control == "shuffled" else place(TWIN, seed, given) / "test"
-                pair = [held(own / "test", task), held(other, task)]
-                if fit:
-                    base = own if control == "shuffled" else place(TWIN, seed, given)
-                    known = [held(own / "valid", task), held(base / "valid", task)]
-                    pair = [calibrated(rows, those) for rows, those in zip(pair, known)]
-                gains.append(interval(*pair, "probability"))
-            parts = ", ".join(f"{100 * gain:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})" for gain, low, high in gains)
-            mean = spread([gain for gain, _, _ in gains])
-            told.append(f"{task}{', calibrated' if fit else ''}, own picture minus {control}: {mean}; {parts}")
+            pairs = [_pair(given, seed, task, control, fit) for seed in seeds]
+            gains = [interval(own, other, "probability") for own, other in pairs]
+            every = [(a, b) for own, other in pairs for a, b in zip(own, other, strict=True)]
+            kinds = sorted({a["class"] for a, _ in every}) if task == "statements" else []
+            parts = [f"{task}{', calibrated' if fit else ''}, own picture minus {control}, by seed: "
+                     + ", ".join(_words(gain) for gain in gains),
+                     f"  mean over seeds {spread([gain for gain, _, _ in gains])}; "
+                     f"together {_words(interval(*zip(*every), 'probability'))}"]  # fmt: skip
+            for kind in kinds:
+                of_kind = [(a, b) for a, b in every if a["class"] == kind]
+                parts.append(f"  {kind}: {_words(interval(*zip(*of_kind), 'probability'))}")
+            told += parts
     return told
+
+
+def _pair(given: argparse.Namespace, seed: int, task: str, control: str, fit: bool) -> list[list[dict[str, Any]]]:
+    """Returns the judged answers of the pupil and of its control on the test split."""
+    own, twin = place(ALL, seed, given), place(TWIN, seed, given)
+    sides = [(own / "test", own), (own / "shuffled", own) if control == "shuffled" else (twin / "test", twin)]
+    if not fit:
+        return [held(folder, task) for folder, _ in sides]
+    return [calibrated(held(folder, task), held(base / "valid", task)) for folder, base in sides]
+
+
+def _words(gain: Sequence[float]) -> str:
+    return f"{100 * gain[0]:+.1f} ({100 * gain[1]:+.1f} to {100 * gain[2]:+.1f})"
 
 
 def show(rows: dict[str, Any], given: argparse.Namespace) -> None:
