@@ -63,6 +63,7 @@ ARMS: dict[str, list[str]] = {
     "mixed negatives, pairs": ["captions.mix=pair"],
     "mixed negatives, list": ["captions.mix=list"],
     "bank": ["model.bank={codes: 48}"],
+    "bank, quick": ["model.bank={codes: 48, decay: 0.8}"],  # at .95 no prototype starts again within 60 steps
     "a third predicted": ["model.predicted=0.34"],
     "a third predicted, small person view": ["model.predicted=0.34", "model.person_size=56"],
 }
