@@ -207,7 +207,7 @@ def main(argv: list[str]) -> None:
     for name in names:
         if name == "net":
             detect: Detect = FaceDetector(
-                net_search(given.net), min_score=given.min_score, upright=OWN_UPRIGHT, second_look=True
+                net_search(given.net), min_score=given.min_score, upright=OWN_UPRIGHT, second_look=True, close_up=True
             )
         elif name == "mtcnn":
             try:

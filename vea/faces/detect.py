@@ -32,6 +32,7 @@ OWN_UPRIGHT = 0.88  # the same for the network that ships: 2 of 843 looks at lyi
 SURE = 0.85  # score from which a face is not looked at a second time
 MAYBE = 0.15  # so far below ``min_score`` a second look is worth it
 CLEARLY = 0.03  # by so much a turned face must have the better score than the face as it is
+CLOSE_UP, FRAME = 256, 0.25  # pixels of the longest side with a border of that share, where a face may fill the picture
 FUNCTION = "_Z14facedetect_cnnPhS_iii"  # int* facedetect_cnn(unsigned char* answer, unsigned char* bgr, int, int, int)
 
 
@@ -122,7 +123,8 @@ class Detection(tuple[Box, float]):
 
 
 class FaceDetector:
-    """A search with everything around it: scale, panoramas, quarter turns where nothing is found, and which way up.
+    """A search with everything around it: scale, panoramas, which way up; where nothing is found, close-ups and quarter
+    turns.
 
     Called with RGB uint8 (H, W, 3), it returns [``Detection``], largest face first. The searches find lying faces and
     put the points where those of an upright face would be; so the largest faces are looked at from four sides.
@@ -132,6 +134,8 @@ class FaceDetector:
         min_score: 0 to 1; of faces that are returned.
         upright: the score that says that a face is not lying, see ``UPRIGHT``.
         second_look: what is not ``SURE`` is looked at again by itself; the mean of both looks is its score.
+        close_up: where nothing is found, the picture is looked at once more, small and with a border, for a face that
+            fills it: a crop of a face, say.
     """
 
     def __init__(
@@ -141,9 +145,10 @@ class FaceDetector:
         min_score: float,
         upright: float = UPRIGHT,
         second_look: bool = False,
+        close_up: bool = False,
     ) -> None:
         self.search, self.min_score = search, min_score
-        self.upright, self.second_look = upright, second_look
+        self.upright, self.second_look, self.close_up = upright, second_look, close_up
 
     def __call__(self, image: np.ndarray) -> list[Detection]:
         height, width = image.shape[:2]
@@ -161,6 +166,8 @@ class FaceDetector:
         small, factor = self._scaled(image)
         least = self.min_score - MAYBE if self.second_look else self.min_score
         found = self._seconded(image, self._found(small, factor, least))
+        if not found and turns and self.close_up:
+            found = self._filling(image)
         if not found and turns:
             surer = min(1.0, self.min_score + SURER)
             tries = [self._quarter(small, turns, factor, surer) for turns in (1, 3, 2)]
@@ -193,6 +200,18 @@ class FaceDetector:
             corners = np.stack([row[1:3], row[1:3] + row[3:5]]) / factor
             found.append((float(row[0]) / 100, corners, row[5:15].reshape(5, 2) / factor))
         return found
+
+    def _filling(self, image: np.ndarray) -> list[_Row]:
+        """Returns the faces that have a quarter of the picture or more, seen with a border around it."""
+        border = int(FRAME * max(image.shape[:2]))
+        framed = np.pad(image, ((border, border), (border, border), (0, 0)), constant_values=127)
+        small, factor = self._scaled(framed, (CLOSE_UP, CLOSE_UP))
+        found = [
+            (score, corners - border, points - border)
+            for score, corners, points in self._found(small, factor, self.min_score)
+        ]
+        least = image.shape[0] * image.shape[1] / 4
+        return [face for face in found if (face[1][1] - face[1][0]).prod() >= least]
 
     def _quarter(self, small: np.ndarray, turns: int, factor: float, least: float) -> list[_Row]:
         """Returns what ``_found`` finds in the picture turned by quarters, where it lies in the picture as it is."""
@@ -320,7 +339,7 @@ def face_detector(*, min_score: float = 0.6, backend: str | None = None) -> Call
         raise VeaError(f"no finder of faces is called {backend!r}; there are {', '.join(BACKENDS)}")
     backend = backend or chosen_backend()
     if backend == "vea":
-        return FaceDetector(net_search(OWN), min_score=min_score, upright=OWN_UPRIGHT, second_look=True)
+        return FaceDetector(net_search(OWN), min_score=min_score, upright=OWN_UPRIGHT, second_look=True, close_up=True)
     if backend == "yuface":
         try:
             import yuface

@@ -33,6 +33,27 @@ def test_faces_are_found_with_no_package_and_no_file_of_others(monkeypatch):
     assert sum(path.stat().st_size for path in OWN.iterdir()) < 1e6
 
 
+@pytest.mark.parametrize("size", [(48, 48), (300, 200), (900, 1200)])
+def test_a_face_that_fills_the_picture_is_looked_for_with_a_border(size):
+    """By a search that knows a face, here a white square, only where something is around it."""
+
+    def search(image: np.ndarray) -> np.ndarray:
+        y, x = np.nonzero(image[..., 0] > 200)
+        if not len(y) or np.ptp(x) > 0.8 * image.shape[1]:
+            return np.zeros((0, 16), np.int16)
+        x0, y0, w, h = x.min(), y.min(), np.ptp(x), np.ptp(y)
+        eyes = x0 + w // 3, y0 + h // 3, x0 + 2 * w // 3, y0 + h // 3
+        return np.array([[90, x0, y0, w, h, *eyes, x0 + w // 2, y0 + h // 2, *eyes, 0]], np.int16)
+
+    picture = np.full((*size, 3), 255, np.uint8)
+    assert FaceDetector(search, min_score=0.6, upright=0.0)(picture) == []
+    (((x0, y0, x1, y1), score),) = FaceDetector(search, min_score=0.6, upright=0.0, close_up=True)(picture)
+    assert score == 0.9 and (x1 - x0) * (y1 - y0) > 0.9 * picture.size / 3
+    blank = np.full((*size, 3), 100, np.uint8)
+    blank[: size[0] // 4, : size[1] // 4] = 255  # found without a border: the other looks do not run
+    assert len(FaceDetector(search, min_score=0.6, upright=0.0, close_up=True)(blank)) == 1
+
+
 def test_a_damaged_file_is_one_sentence(monkeypatch, tmp_path):
     (tmp_path / "yunet").mkdir()
     (tmp_path / "yunet/broken.onnx").write_bytes(b"no network")
