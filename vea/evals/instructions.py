@@ -43,6 +43,9 @@ TEMPLATES = (
     "{q}\nGive only the answer.",
     "Consider what a viewer of this image feels. {q}",
 )
+# Statements of the training split: each is wrong about so many pictures. With one, a pupil learns by heart
+# which picture it is right for.
+MATCHINGS = 8
 TEXT_TASKS = {
     "V-reg": "Task: Evaluate the valence intensity of the reader's mental state based on the text, from 0 (most "
     "negative) to 9 (most positive). Answer with one digit. Text: {text} Intensity Score:",
@@ -86,7 +89,7 @@ def read_back(lesson: Lesson) -> bool:
 
 
 def _of_task(spec: str, *, split: str, data: Path | None, seed: int) -> list[Lesson]:
-    task = open_task(spec, data=data, seed=seed)
+    task = open_task(spec, data=data, seed=seed, matchings=MATCHINGS if split == "train" else 1)
     known = task.questions(task.validation if split == "val" else split)
     return [Lesson(q, str(q.row["answer"]), task.name, spec, split, task) for q in known if q.row.get("answer")]
 

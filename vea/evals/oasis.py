@@ -185,14 +185,20 @@ def match_opposites(photos: list[Photo], *, features: np.ndarray | None = None, 
     return [(up[row], down[column]) for row, column in zip(rows, columns)]
 
 
-def _matched(first: Photo, second: Photo) -> list[dict[str, Any]]:
+def _matched(first: Photo, second: Photo, number: int) -> list[dict[str, Any]]:
     rows = []
     for photo, other in ((first, second), (second, first)):
+        pair = f"{photo.key}/{number}" if number else photo.key
         for source, right in ((photo, True), (other, False)):
-            text = f"The image might evoke '{source.emotion}' because {_lower(source.caption)}"
-            rows.append(_statement(photo, CLASSES[1], photo.key, text, right))
-            text = f"In the context of: '{photo.caption}', the image is likely to evoke {source.emotion}."
-            rows.append(_statement(photo, CLASSES[2], photo.key, text, right))
+            interpreted = f"The image might evoke '{source.emotion}'"
+            within = f"the image is likely to evoke {source.emotion}."
+            if number % 2:  # the claim alone
+                texts = f"{interpreted}.", f"T{within[1:]}"
+            else:
+                context = f"In the context of: '{photo.caption}', "
+                texts = f"{interpreted} because {_lower(source.caption)}", f"{context}{within}"
+            for kind, text in zip(CLASSES[1:3], texts):
+                rows.append(_statement(photo, kind, pair, text, right))
     return rows
 
 
@@ -216,15 +222,20 @@ def _perception(photo: Photo, z: float) -> list[dict[str, Any]]:
 
 
 def build_statements(
-    photos: list[Photo], *, features: np.ndarray | None = None, seed: int = 0, gender_z: float = GENDER_Z
-) -> list[dict[str, Any]]:
+    photos: list[Photo], *, features: np.ndarray | None = None, seed: int = 0, gender_z: float = GENDER_Z,
+    matchings: int = 1,
+) -> list[dict[str, Any]]:  # fmt: skip
     """Returns statements about pictures of one split: rows with image_id, class, pair, statement and label.
 
-    Deterministic in ``seed``. Pictures are matched within ``photos`` only: pass one split at a time.
+    Deterministic in ``seed``. Pictures are matched within ``photos`` only: pass one split at a time. Where statements
+    teach, more ``matchings`` show each claim with more pictures: the first matches pictures that are alike, the others
+    any of opposite valence, every other of them without the caption.
     """
     rows = [row for photo in photos for row in _sentiment(photo)]
-    for first, second in match_opposites(photos, features=features, seed=seed):
-        rows += _matched(photos[first], photos[second])
+    for number in range(matchings):
+        any_two = np.random.default_rng([seed, number]).normal(size=(len(photos), 8))
+        for first, second in match_opposites(photos, features=any_two if number else features, seed=seed + number):
+            rows += _matched(photos[first], photos[second], number)
     rows += [row for photo in photos for row in _perception(photo, gender_z)]
     order = {photo.key: place for place, photo in enumerate(photos)}
     return sorted(rows, key=lambda row: (order[row["image_id"]], CLASSES.index(row["class"])))

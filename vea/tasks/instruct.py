@@ -122,9 +122,8 @@ class _LessonMaker(ItemMaker):
         by_class: dict[tuple[str, str], list[Lesson]] = {}
         for i in permutation(len(lessons), "lesson", config.seed, drawn.pass_number, drawn.key):
             by_class.setdefault((lessons[i]["task"], lessons[i]["class"]), []).append(lessons[i])
-        classes = sorted(by_class)
-        order = permutation(len(classes), "class", config.seed, drawn.pass_number, drawn.key)
-        return dealt([by_class[classes[c]] for c in order], turns=config.turns, most=config.conversations)
+        # in the order of the first lesson drawn: a class with more lessons comes first more often
+        return dealt(list(by_class.values()), turns=config.turns, most=config.conversations)
 
     def empty(self, shards: ShardSet, image: np.ndarray, *, key: str, place: Place) -> Item:
         return self._made(key, place, image, [], False, False)

@@ -26,11 +26,11 @@ def test_counts_of_the_gender_norms(photos):
 
 
 @pytest.mark.parametrize("split", ["train", "valid", "test"])
-@pytest.mark.parametrize("seed", range(3))
-def test_statements(photos, split: str, seed: int):
+@pytest.mark.parametrize(("seed", "matchings"), [(0, 1), (1, 1), (2, 1), (0, 8), (1, 3)])
+def test_statements(photos, split: str, seed: int, matchings: int):
     part = [photo for photo in photos if photo.split == split]
-    rows = build_statements(part, seed=seed)
-    assert rows == build_statements(part, seed=seed)
+    rows = build_statements(part, seed=seed, matchings=matchings)
+    assert rows == build_statements(part, seed=seed, matchings=matchings)
     assert {row["class"] for row in rows} == set(CLASSES)
     assert {row["image_id"] for row in rows} <= {photo.key for photo in part}
     pairs: dict[str, Counter] = {}
@@ -43,6 +43,17 @@ def test_statements(photos, split: str, seed: int):
         if row["class"] == "emotion interpretation":
             texts.setdefault(row["statement"], Counter())[row["label"]] += 1
     assert all(count["correct"] == count["incorrect"] for count in texts.values())
+
+
+def test_more_matchings_keep_the_first_and_show_claims_with_other_pictures(photos):
+    part = [photo for photo in photos if photo.split == "train"]
+    once, often = build_statements(part), build_statements(part, matchings=8)
+    assert [row for row in often if "/" not in row["pair"].partition("/")[2] or row["class"] == CLASSES[3]] == once
+    wrong: dict[str, set] = {}
+    for row in often:
+        if row["class"] == "emotion interpretation" and "because" in row["statement"] and row["label"] == "incorrect":
+            wrong.setdefault(row["statement"], set()).add(row["image_id"])
+    assert sum(len(pictures) > 2 for pictures in wrong.values()) > len(wrong) / 2
 
 
 def test_matches_are_opposites_and_used_once(photos):

@@ -114,6 +114,16 @@ def test_conversations_are_filled_class_after_class_and_none_has_a_class_twice(s
     assert sum(name == 0 for name, _ in taken) == min(most, *sizes[:1]) if sizes else not taken
 
 
+def test_a_class_with_more_lessons_is_taught_more_often(data: Path, model: Path, tmp_path: Path):
+    row = {"task": "statements", "q": "claim joy", "a": "Correct", "choices": ["Correct", "Incorrect"]}
+    text = [json.dumps({**row, "class": "many" if number else "one"}) for number in range(10)]
+    config = config_of(write_set(tmp_path / "set", text=text, count=64), model, tmp_path, conversations=1)
+    items = InstructTask(config).item_spec()
+    batches = zip(range(16), train_loader(config, items, start_step=0, micro_batch=4, rank=0, world_size=1))
+    taught = [talk[0]["class"] for _, batch in batches for talks in batch["lessons"] for talk in talks]
+    assert len(taught) >= 48 and 0.8 < taught.count("many") / len(taught) < 1
+
+
 def test_packed_lessons_cost_what_they_cost_alone(data: Path, model: Path, tmp_path: Path):
     config = config_of(data, model, tmp_path)
     task = InstructTask(config).eval()

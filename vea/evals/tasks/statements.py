@@ -63,7 +63,10 @@ class Statements(Task):
             return read_file(Path(self.source), self.data) if split == "test" else []
         photos = [photo for photo in oasis.read_photos(self.folder("oasis")) if photo.split == split]
         files = {photo.key: photo.file for photo in photos}
-        rows = oasis.build_statements(photos, seed=self.seed, features=self.options.get("features"))
+        rows = oasis.build_statements(
+            photos, seed=self.seed, features=self.options.get("features"),
+            matchings=self.options.get("matchings", 1),
+        )  # fmt: skip
         return [{**row, "file": files[row["image_id"]]} for row in rows]
 
     def questions(self, split: str) -> list[Question]:
