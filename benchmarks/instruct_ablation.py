@@ -203,7 +203,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--faces", type=int, default=300, help="faces of FER+ in validation and in test, the first")
     parser.add_argument("--arms", nargs="*", choices=list(ARMS), default=list(ARMS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=340)
+    parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--precision", default="bf16", help="of training: bf16 where the processor multiplies it")
     parser.add_argument("--limit", type=int, help="most rows to make now")
     parser.add_argument("--threads", type=int, default=1)
