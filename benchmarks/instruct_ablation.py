@@ -203,13 +203,14 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--faces", type=int, default=300, help="faces of FER+ in validation and in test, the first")
     parser.add_argument("--arms", nargs="*", choices=list(ARMS), default=list(ARMS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--steps", type=int, help="default: the config's")
     parser.add_argument("--precision", default="bf16", help="of training: bf16 where the processor multiplies it")
     parser.add_argument("--limit", type=int, help="most rows to make now")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("runs/instruct-ablation"))
     parser.add_argument("--show", action="store_true", help="only the tables")
     given = parser.parse_args(argv)
+    given.steps = given.steps or load_config(given.config).train.steps
     file = given.out / "rows.json"
     made = kept_rows(file, {"steps": given.steps, "faces": given.faces})
     for arm in given.arms:  # a typo stops here, before any run

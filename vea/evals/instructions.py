@@ -43,8 +43,7 @@ TEMPLATES = (
     "{q}\nGive only the answer.",
     "Consider what a viewer of this image feels. {q}",
 )
-# Statements of the training split: each is wrong about so many pictures. With one, a pupil learns by heart
-# which picture it is right for.
+# Of the statements that teach: with one, a pupil learns by heart which picture a claim is right for.
 MATCHINGS = 8
 TEXT_TASKS = {
     "V-reg": "Task: Evaluate the valence intensity of the reader's mental state based on the text, from 0 (most "

@@ -193,10 +193,12 @@ def _matched(first: Photo, second: Photo, number: int) -> list[dict[str, Any]]:
             interpreted = f"The image might evoke '{source.emotion}'"
             within = f"the image is likely to evoke {source.emotion}."
             if number % 2:  # the claim alone
-                texts = f"{interpreted}.", f"T{within[1:]}"
+                texts = f"{interpreted}.", within.capitalize()
             else:
-                context = f"In the context of: '{photo.caption}', "
-                texts = f"{interpreted} because {_lower(source.caption)}", f"{context}{within}"
+                texts = (
+                    f"{interpreted} because {_lower(source.caption)}",
+                    f"In the context of: '{photo.caption}', {within}",
+                )
             for kind, text in zip(CLASSES[1:3], texts):
                 rows.append(_statement(photo, kind, pair, text, right))
     return rows
@@ -233,8 +235,9 @@ def build_statements(
     """
     rows = [row for photo in photos for row in _sentiment(photo)]
     for number in range(matchings):
-        any_two = np.random.default_rng([seed, number]).normal(size=(len(photos), 8))
-        for first, second in match_opposites(photos, features=any_two if number else features, seed=seed + number):
+        if number:  # any two are alike
+            features = np.random.default_rng([seed, number]).normal(size=(len(photos), 8))
+        for first, second in match_opposites(photos, features=features, seed=seed + number):
             rows += _matched(photos[first], photos[second], number)
     rows += [row for photo in photos for row in _perception(photo, gender_z)]
     order = {photo.key: place for place, photo in enumerate(photos)}
